@@ -1,0 +1,172 @@
+"""The records that cross a border between two folders.
+
+In: tensors, ids and keys made by ``data``, ``models`` and ``teacher``. Out: frozen dataclasses
+that ``losses``, ``train`` and ``evaluate`` read. Axis letters: ``docs/notation.md``.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ROW_KEY_VERSION = b"tutelage-row-1"
+ROW_KEY_BYTES = 16
+
+
+def row_key(ids: np.ndarray) -> bytes:
+    """Address a row by the teacher's token ids.
+
+    Args:
+        ids: Token ids, any integer dtype, shape [S].
+
+    Returns:
+        16 bytes: blake2b-128 over a version tag and the ids as little-endian int32.
+    """
+    digest = hashlib.blake2b(ROW_KEY_VERSION, digest_size=ROW_KEY_BYTES)
+    digest.update(np.ascontiguousarray(ids, dtype="<i4").tobytes())
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """One sequence as the teacher reads it.
+
+    ``positions`` are the *logit* indices whose signal is wanted: index ``i`` predicts token
+    ``i + 1``. They are sorted, unique and not part of the key.
+    """
+
+    ids: np.ndarray  # int32 [S]
+    positions: np.ndarray  # int64 [P], 0 <= p < S
+    key: bytes = field(default=b"")
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", row_key(self.ids))
+
+
+@dataclass(frozen=True)
+class StudentRow:
+    """One sequence as the student reads it.
+
+    ``target_mask[i]`` is True when token ``i`` is a supervised *target*; ``target_mask[0]`` is
+    always False because no logit predicts it. ``teacher_ids`` equal ``ids`` when teacher and
+    student share one tokenizer.
+    """
+
+    item_key: str
+    ids: np.ndarray  # int32 [T]
+    target_mask: np.ndarray  # bool [T]
+    teacher_key: bytes
+    byte_spans: np.ndarray | None = None  # int32 [T, 2]: start and end byte of each token in the text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows laid out for one forward pass, with the flat indices of their N supervised positions.
+
+    Padded: ``input_ids`` is [B, T] and ``attention_mask`` marks real tokens. Packed:
+    ``input_ids`` is [1, B*T'] and ``attention_mask`` is None; ``position_ids`` restart at every
+    document. ``logit_index_N`` indexes the flattened [B*T] grid of hidden states.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    position_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"] | None
+    logit_index_N: Int[Tensor, " N"]
+    labels_N: Int[Tensor, " N"]
+    teacher_keys: list[bytes]
+    teacher_positions: list[np.ndarray]  # per row: logit indices within the teacher's row
+    item_keys: list[str]
+    num_tokens: int  # real tokens, padding not counted
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.labels_N.shape[0])
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """A loss over ``count`` supervised positions: ``total`` in nats, float32, not yet divided."""
+
+    total: Float[Tensor, ""]
+    count: int
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One summand of a method's objective: ``weight * LOSSES[kind]`` at ``temperature``."""
+
+    kind: str  # a key of losses.LOSSES
+    weight: float
+    temperature: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """What turns a final hidden state into logits.
+
+    ``logits = softcap * tanh(z / softcap)`` with ``z = scale * (h @ weight.T + bias)``; without
+    a softcap, ``logits = z``.
+    """
+
+    weight_VD: Float[Tensor, "V D"]
+    bias_V: Float[Tensor, " V"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Apply the head in the weight's dtype; float32 comes out. Gradients flow to both."""
+        z_NV = torch.nn.functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V).float()
+        if self.scale != 1.0:
+            z_NV = z_NV * self.scale
+        if self.softcap is not None:
+            z_NV = self.softcap * torch.tanh(z_NV / self.softcap)
+        return z_NV
+
+
+@dataclass(frozen=True)
+class DenseLogits:
+    """The teacher's full logits at N positions, from a live teacher."""
+
+    logits_NU: Float[Tensor, "N U"]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The teacher's k largest log-probabilities at T = 1 and what is needed to move to another T.
+
+    ``log_z_N[T] = log sum_v p_v ** (1/T)`` over the whole vocabulary, so that
+    ``log p_T(v) = log p_1(v) / T - log_z_N[T]`` is exact for every kept id and the tail mass is
+    ``1 - sum_kept``. ``log_z_N[1.0]`` is 0 up to rounding.
+    """
+
+    ids_NK: Int[Tensor, "N K"]
+    logprobs_NK: Float[Tensor, "N K"]
+    log_z_N: dict[float, Float[Tensor, " N"]]
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class FinalHidden:
+    """The teacher's last hidden state at N positions, with the head that reads it."""
+
+    hidden_NE: Float[Tensor, "N E"]
+    head: OutputHead
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """The teacher's log-probability of each label's verbaliser, one row of scores per item."""
+
+    scores_BC: Float[Tensor, "B C"]
+
+
+TeacherSignal = DenseLogits | TopK | FinalHidden | ClassScores
+
