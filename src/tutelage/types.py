@@ -122,8 +122,9 @@ class OutputHead:
     softcap: float | None = None
 
     def logits(self, hidden_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
-        """Apply the head in the weight's dtype; float32 comes out. Gradients flow to both."""
-        z_NV = torch.nn.functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V).float()
+        """Apply the head in the weight's dtype; float32 comes out (float64 stays). Gradients flow to both."""
+        z_NV = torch.nn.functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
+        z_NV = z_NV.to(torch.promote_types(z_NV.dtype, torch.float32))
         if self.scale != 1.0:
             z_NV = z_NV * self.scale
         if self.softcap is not None:
@@ -169,4 +170,3 @@ class ClassScores:
 
 
 TeacherSignal = DenseLogits | TopK | FinalHidden | ClassScores
-

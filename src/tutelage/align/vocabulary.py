@@ -5,13 +5,14 @@ nothing when they agree, else an ``AlignmentError`` with the first disagreement.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from tutelage.errors import AlignmentError
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What this module needs of a tokenizer."""
 
@@ -38,9 +39,10 @@ def check_same_tokenizer(student_tokenizer: Vocabulary, teacher_tokenizer: Vocab
         return
     differing = {token for token, _ in student_ids.items() ^ teacher_ids.items()}
     first = min(differing, key=lambda token: (_smallest_id(token, student_ids, teacher_ids), token))
+    student_id, teacher_id = student_ids.get(first, "none"), teacher_ids.get(first, "none")
     raise AlignmentError(
-        f"student and teacher tokenizers differ in {len(differing)} of {max(len(student_ids), len(teacher_ids))} tokens; "
-        f"the first is {first!r}: student id {student_ids.get(first, 'none')}, teacher id {teacher_ids.get(first, 'none')}; "
+        f"student and teacher tokenizers differ in {len(differing)} of {max(len(student_ids), len(teacher_ids))} "
+        f"tokens; the first is {first!r}: student id {student_id}, teacher id {teacher_id}; "
         "expected equal token-to-id maps: choose a student and a teacher of one family"
     )
 

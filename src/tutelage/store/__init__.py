@@ -1,27 +1,19 @@
 """Durable artifacts: commit, manifest, lock, crash points."""
 
-from tutelage.store.commit import (
-    MANIFEST,
-    Manifest,
-    make_folder,
-    new_artifact,
-    read_manifest,
-    require_free_space,
-    sweep_temporaries,
-    to_json,
-    verify_artifact,
-    write_file,
-    write_json,
-)
+from tutelage.store.commit import new_artifact, write_file, write_json
 from tutelage.store.crash import crash_point
 from tutelage.store.digest import file_sha256, files_digest, value_digest
+from tutelage.store.disk import disk_errors, make_folder, require_free_space, sync_folder
 from tutelage.store.lock import folder_lock
+from tutelage.store.manifest import MANIFEST, Manifest, read_manifest, to_json, verify_artifact
 from tutelage.store.names import safe_name
+from tutelage.store.temporaries import sweep_temporaries, temporary_name
 
 __all__ = [
     "MANIFEST",
     "Manifest",
     "crash_point",
+    "disk_errors",
     "file_sha256",
     "files_digest",
     "folder_lock",
@@ -31,6 +23,8 @@ __all__ = [
     "require_free_space",
     "safe_name",
     "sweep_temporaries",
+    "sync_folder",
+    "temporary_name",
     "to_json",
     "value_digest",
     "verify_artifact",

@@ -23,5 +23,5 @@ def file_sha256(path: Path) -> str:
 
 
 def files_digest(paths: Iterable[Path], *, length: int = 16) -> str:
-    """Hash the names and bytes of several files, in the order of their names."""
-    return value_digest({path.name: file_sha256(path) for path in sorted(paths)}, length=length)
+    """Hash the names and bytes of several files; neither their order nor their folder matters."""
+    return value_digest(sorted((path.name, file_sha256(path)) for path in paths), length=length)

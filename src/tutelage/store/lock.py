@@ -14,7 +14,7 @@ from pathlib import Path
 import filelock
 
 from tutelage.errors import LockedError
-from tutelage.store.commit import make_folder
+from tutelage.store.disk import disk_errors, make_folder
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".owner.json"
@@ -26,6 +26,7 @@ def folder_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: If another live process holds it, with its pid, host and start time.
+        DiskError: If the disk is full.
     """
     make_folder(folder)
     lock = filelock.FileLock(folder / LOCK_FILE)
@@ -37,7 +38,8 @@ def folder_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         ) from None
     try:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        (folder / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
+        with disk_errors(folder / OWNER_FILE):
+            (folder / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
         yield
     finally:
         (folder / OWNER_FILE).unlink(missing_ok=True)
@@ -48,5 +50,5 @@ def _owner(folder: Path) -> str:
     try:
         owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

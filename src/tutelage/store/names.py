@@ -6,6 +6,7 @@ In: any string. Out: the same string, or an error.
 import re
 
 from tutelage.errors import ConfigError
+from tutelage.store.temporaries import is_temporary_name
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
@@ -15,11 +16,11 @@ def safe_name(name: str, *, what: str = "name") -> str:
 
     Raises:
         ConfigError: If it holds other characters than ``A-Za-z0-9._-``, is empty, longer than 80,
-            or made of dots only.
+            made of dots only, or formed like a temporary (``NAME.tmp.1.2``), which a sweep would delete.
     """
-    if not SAFE_NAME.fullmatch(name) or set(name) == {"."}:
+    if not SAFE_NAME.fullmatch(name) or set(name) == {"."} or is_temporary_name(name):
         raise ConfigError(
             f"{what} {name!r} cannot be used as a file name. Expected 1 to 80 characters out of "
-            "A-Z a-z 0-9 . _ - ; rename it in the recipe."
+            "A-Z a-z 0-9 . _ - , not dots only and not ending like NAME.tmp.1.2; rename it in the recipe."
         )
     return name

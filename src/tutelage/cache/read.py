@@ -1,0 +1,153 @@
+"""Read a column by key and position: memory-mapped, decoded in one go, checked at every read.
+
+In: row keys and logit positions. Out: a dict of tensors over the positions laid end to end.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tutelage.cache.column import Column, TensorDict
+from tutelage.cache.layout import column_folder, column_folders, shard_folders
+from tutelage.cache.shard import Shard, open_shard, scan_shards
+from tutelage.errors import CacheError
+from tutelage.types import ROW_KEY_BYTES
+
+KEY_DTYPE = np.dtype(f"S{ROW_KEY_BYTES}")  # compares as 16 raw bytes; V16 cannot be sorted
+
+
+class CacheReader:
+    """Everything that can answer a request for ``column``: its own shards, then those that serve it.
+
+    A key in several shards is read from the first that covers the wanted positions.
+    """
+
+    def __init__(self, root: Path, teacher: str, column: Column) -> None:
+        """Open all shards.
+
+        Raises:
+            CacheError: If a shard of ``column`` is damaged; a folder that was never committed is
+                passed over, and so are damaged shards of other columns (``passed_over``).
+        """
+        self.column = column
+        self.folder = column_folder(root, teacher, column)
+        self.shards, self.passed_over = open_serving_shards(root, teacher, column)
+        keys = [np.ascontiguousarray(shard.index["key"]).view(KEY_DTYPE) for shard in self.shards]
+        all_keys = np.concatenate(keys) if keys else np.empty(0, dtype=KEY_DTYPE)
+        order = np.argsort(all_keys, kind="stable")  # equal keys stay in the order of preference
+        self._keys = all_keys[order]
+        self._shard_numbers = np.repeat(np.arange(len(keys)), [len(part) for part in keys])[order]
+        self._row_numbers = np.concatenate([np.arange(len(part)) for part in keys] or [np.empty(0, np.int64)])[order]
+
+    def keys(self) -> list[bytes]:
+        """List the stored rows' keys, sorted, each once."""
+        return sorted({key for shard in self.shards for key in shard.keys})
+
+    def read(self, keys: Sequence[bytes], positions: Sequence[np.ndarray]) -> TensorDict:
+        """Read positions of rows.
+
+        Args:
+            keys: One per row.
+            positions: The wanted logit positions of each row, int [P].
+
+        Returns:
+            The column's tensors on the CPU over the N = sum of P positions, in the given order.
+
+        Raises:
+            CacheError: If a row is damaged, missing, or does not cover the positions.
+        """
+        wanted = np.array(list(keys), dtype=KEY_DTYPE)
+        starts = np.searchsorted(self._keys, wanted, side="left")
+        stops = np.searchsorted(self._keys, wanted, side="right")
+        blocks: dict[Column, list[np.ndarray]] = {}
+        places: dict[Column, list[np.ndarray]] = {}
+        num_read = 0
+        for key, where, start, stop in zip(keys, positions, starts, stops, strict=True):
+            stored, block = self._read_row(key, where, int(start), int(stop))
+            blocks.setdefault(stored, []).append(block)
+            places.setdefault(stored, []).append(np.arange(num_read, num_read + len(block)))
+            num_read += len(block)
+        return self._decode(blocks, places)
+
+    def _read_row(self, key: bytes, positions: np.ndarray, start: int, stop: int) -> tuple[Column, np.ndarray]:
+        for candidate in range(start, stop):
+            shard = self.shards[self._shard_numbers[candidate]]
+            coverage, records = shard.read_row(int(self._row_numbers[candidate]))
+            if covers(coverage, positions):
+                return shard.column, records[np.cumsum(coverage)[positions] - 1]
+        if start == stop:
+            found = f"holds {len(self._keys)} rows, but not row {key.hex()}"
+        else:
+            found = f"holds row {key.hex()}, but not all of its positions {np.asarray(positions).tolist()[:8]}"
+        damaged = f" Damaged and passed over: {', '.join(map(str, self.passed_over))}." if self.passed_over else ""
+        raise CacheError(
+            f"The teacher cache {self.folder} {found}.{damaged} Run the teach stage again with the rows of this run; "
+            "only what is missing is computed."
+        )
+
+    def _decode(self, blocks: dict[Column, list[np.ndarray]], places: dict[Column, list[np.ndarray]]) -> TensorDict:
+        if not blocks:
+            return self.column.decode(np.empty((0, self.column.stride), dtype=np.uint8))
+        parts = [
+            stored.narrow(stored.decode(np.concatenate(records)), self.column) for stored, records in blocks.items()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        back = torch.from_numpy(np.argsort(np.concatenate([np.concatenate(place) for place in places.values()])))
+        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def covers(coverage: np.ndarray, positions: np.ndarray) -> bool:
+    """Say whether every wanted position is among the stored ones."""
+    inside = positions.size == 0 or (int(positions.min()) >= 0 and int(positions.max()) < coverage.shape[0])
+    return inside and bool(coverage[positions].all())
+
+
+def open_serving_shards(root: Path, teacher: str, column: Column) -> tuple[list[Shard], list[Path]]:
+    """Open the shards of ``column``, then those of every other column that serves it.
+
+    Returns:
+        The shards, and the damaged ones of other columns, which were passed over.
+
+    Raises:
+        CacheError: If a shard of ``column`` itself is damaged.
+    """
+    own, *others = serving_folders(root, teacher, column)
+    shards, damaged = scan_shards(own)
+    if damaged:
+        raise CacheError("\n".join(damaged.values()))
+    passed_over: list[Path] = []
+    for folder in others:
+        found, damaged = scan_shards(folder)
+        shards.extend(found)
+        passed_over.extend(damaged)
+    return shards, passed_over
+
+
+def serving_folders(root: Path, teacher: str, column: Column) -> list[Path]:
+    """List the column folders that can answer a request for ``column``, its own first."""
+    own = column_folder(root, teacher, column)
+    others = [
+        column_folder(root, teacher, stored)
+        for stored in stored_columns(root, teacher)
+        if type(stored) is type(column) and stored != column and stored.serves(column)
+    ]
+    return [own, *others]
+
+
+def stored_columns(root: Path, teacher: str) -> list[Column]:
+    """List the columns of a teacher that hold at least one good shard, sorted by folder name."""
+    found = (first_column(folder) for folder in column_folders(root, teacher))
+    return [column for column in found if column is not None]
+
+
+def first_column(folder: Path) -> Column | None:
+    """Read off the first good shard of a folder which column it holds."""
+    for path in shard_folders(folder):
+        try:
+            return open_shard(path).column
+        except CacheError:
+            continue
+    return None

@@ -1,0 +1,127 @@
+"""Write a shard: encode, lay out, commit as one artifact.
+
+In: teacher rows and tensors over their positions. Out: a committed shard folder.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from tutelage.cache.column import Column, TensorDict
+from tutelage.cache.layout import (
+    FORMAT_VERSION,
+    INDEX,
+    INDEX_DTYPE,
+    PAYLOAD,
+    SHARD_KIND,
+    SHARD_POINT,
+    column_folder,
+    coverage_bytes,
+    shard_folders,
+    shard_name,
+)
+from tutelage.cache.shard import seal_fields
+from tutelage.errors import NumericsError
+from tutelage.store import MANIFEST, crash_point, make_folder, new_artifact, sweep_temporaries
+from tutelage.types import TeacherRow
+
+
+class ShardWriter:
+    """The writer of one column; what earlier, dead writers left half-done is swept away first."""
+
+    def __init__(self, root: Path, teacher: str, column: Column, *, provenance: dict[str, Any] | None = None) -> None:
+        self.teacher = teacher
+        self.column = column
+        self.folder = make_folder(column_folder(root, teacher, column))
+        self.provenance = json.loads(json.dumps(provenance or {}))  # as it will be read back
+        sweep_temporaries(self.folder)
+        for path in shard_folders(self.folder):
+            if not (path / MANIFEST).exists():  # commits are atomic: this was never one
+                shutil.rmtree(path)
+
+    def write_shard(self, rows: Sequence[TeacherRow], tensors: TensorDict, *, plan: str | None = None) -> Path:
+        """Commit the rows as one shard, all or nothing.
+
+        Args:
+            rows: The rows with the positions that ``tensors`` hold, in shard order, at least one.
+            tensors: What ``column.encode`` takes, over the rows' positions laid end to end.
+            plan: Name of the planned shard; by default that of ``rows``.
+
+        Raises:
+            NumericsError: If a position is not a distribution or not finite; the row is named.
+            DiskError: If the disk is full; nothing is left behind.
+        """
+        records = encode_rows(self.column, rows, tensors)
+        index, payload = lay_out(rows, records)
+        name = shard_name(rows)
+        fields = seal_fields(
+            {
+                "teacher": self.teacher,
+                "column": json.loads(json.dumps(self.column.spec)),
+                "shard": name,
+                "plan": plan or name,
+                "num_rows": len(rows),
+                "num_positions": int(records.shape[0]),
+                "provenance": self.provenance,
+            }
+        )
+        path = self.folder / name
+        with new_artifact(
+            path, kind=SHARD_KIND, format_version=FORMAT_VERSION, fields=fields, point=SHARD_POINT
+        ) as folder:
+            crash_point(f"{SHARD_POINT}.before_payload")
+            (folder / PAYLOAD).write_bytes(payload)
+            crash_point(f"{SHARD_POINT}.before_index")
+            np.save(folder / INDEX, index, allow_pickle=False)
+        return path
+
+
+def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict) -> np.ndarray:
+    """Encode the positions of ``rows`` as ``uint8 [N, stride]``.
+
+    Raises:
+        NumericsError: If a position must not be stored; its row and position are named.
+    """
+    ends = np.cumsum([row.positions.shape[0] for row in rows])
+    problem = column.first_problem(tensors)
+    if problem is not None:
+        number = int(np.searchsorted(ends, problem[0], side="right"))
+        row = rows[number]
+        position = int(row.positions[problem[0] - int(ends[number])])
+        raise NumericsError(
+            f"The teacher's {column.kind} signal is refused: {problem[1]} at position {position} of row "
+            f"{row.key.hex()} ({row.ids.shape[0]} ids). Expected finite values of a distribution; nothing of this "
+            "shard was written. Check the teacher's weights and dtype."
+        )
+    records = column.encode(tensors)
+    assert records.shape == (ends[-1], column.stride), (records.shape, ends[-1], column.stride)
+    return records
+
+
+def lay_out(rows: Sequence[TeacherRow], records: np.ndarray) -> tuple[np.ndarray, bytes]:
+    """Build a shard's index and payload; a payload row is its coverage bitset, then its records."""
+    counts = [row.positions.shape[0] for row in rows]
+    blocks = np.split(records, np.cumsum(counts)[:-1])
+    stored = [pack_coverage(row) + block.tobytes() for row, block in zip(rows, blocks, strict=True)]
+    index = np.zeros(len(rows), dtype=INDEX_DTYPE)
+    index["key"] = np.frombuffer(b"".join(row.key for row in rows), dtype=INDEX_DTYPE["key"])
+    index["nbytes"] = [len(row) for row in stored]
+    index["offset"][1:] = np.cumsum(index["nbytes"][:-1], dtype=np.uint64)
+    index["row_length"] = [row.ids.shape[0] for row in rows]
+    index["num_positions"] = counts
+    index["checksum"] = [xxhash.xxh3_64_intdigest(row) for row in stored]
+    return index, b"".join(stored)
+
+
+def pack_coverage(row: TeacherRow) -> bytes:
+    """Set one bit per stored position, least significant bit first."""
+    covered = np.zeros(row.ids.shape[0], dtype=bool)
+    covered[row.positions] = True
+    packed = np.packbits(covered, bitorder="little").tobytes()
+    assert len(packed) == coverage_bytes(row.ids.shape[0])
+    return packed

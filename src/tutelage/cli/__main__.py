@@ -1,0 +1,5 @@
+"""``python -m tutelage.cli``."""
+
+from tutelage.cli.app import main
+
+main()

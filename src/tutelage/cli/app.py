@@ -1,0 +1,209 @@
+"""The commands of ``tutelage``.
+
+In: arguments. Out: lines on the terminal, and an exit code. Whatever a command needs is imported inside it, so that
+``--help`` never loads torch.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
+from tutelage.cli.terminal import say, warn
+
+
+class Commands(TyperGroup):
+    """Commands whose failures become one line and a documented exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        with reported_failures():
+            return super().invoke(ctx)
+
+
+OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
+app = typer.Typer(
+    cls=Commands,
+    help="Distil a large language model into a small one, and know that it worked.",
+    epilog=EXIT_CODES,
+    pretty_exceptions_enable=False,
+    **OPTIONS,
+)
+runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
+app.add_typer(runs, name="runs")
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings that replace the recipe's: train.learning_rate=2e-5", metavar="PATH=VALUE"),
+]
+Mode = Annotated[str | None, typer.Option(help="fast or full; replaces the recipe's.")]
+Control = Annotated[
+    bool, typer.Option("--control", help="Add the control whose teacher rows are shuffled; it must lose.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workspace = Annotated[Path, typer.Option(help="Folder of all results.")]
+Only = Annotated[str | None, typer.Option(help="Run this stage alone.", metavar="STAGE")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.", metavar="STAGE")]
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    hide_secrets_in_tracebacks()
+    app(prog_name="tutelage")
+
+
+@app.command()
+def demo(overrides: Overrides = None, control: Control = False) -> None:
+    """Distil the embedded model on the embedded reviews; needs nothing of yours."""
+    from tutelage.cli.scaffold import DEMO
+
+    _run(
+        DEMO, overrides, mode=None, only=None, until=None, control=control, command=_command("demo", overrides, control)
+    )
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the experiment; NAME.yaml is written.")],
+    data: Annotated[
+        str | None, typer.Option(help="Your labelled .jsonl, .tsv or .parquet file.", metavar="FILE")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
+) -> None:
+    """Write a commented recipe to start from: for the embedded sample, or for your own file."""
+    from tutelage.cli.scaffold import write_recipe
+
+    path = write_recipe(name, folder=folder, data=data)
+    say(f"wrote {path}; next: tutelage plan {path}")
+
+
+@app.command("ls")
+def list_all(workspace: Workspace = Path("runs")) -> None:
+    """List recipes here and what the workspace holds."""
+    from tutelage.cli.listing import show_experiments, show_recipes
+
+    show_recipes(Path())
+    say()
+    show_experiments(workspace)
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile, overrides: Overrides = None, mode: Mode = None, control: Control = False, json: Json = False
+) -> None:
+    """Check a recipe and show what a run would do, what is finished and what it costs."""
+    from tutelage.cli.plan import show_plan
+
+    show_plan(_load(recipe, overrides, mode), control=control, as_json=json)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    mode: Mode = None,
+    only: Only = None,
+    until: Until = None,
+    control: Control = False,
+) -> None:
+    """Run a recipe; what is finished is skipped, what was stopped goes on."""
+    command = _command("run", [str(recipe), *(overrides or [])], control, mode=mode, only=only, until=until)
+    _run(recipe, overrides, mode=mode, only=only, until=until, control=control, command=command)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A recipe, or an experiment's folder.", metavar="RECIPE|FOLDER")],
+    overrides: Overrides = None,
+    mode: Mode = None,
+) -> None:
+    """Build the report of what is finished."""
+    command = _command("report", [str(source), *(overrides or [])], False, mode=mode)
+    if not source.is_dir():
+        _run(source, overrides, mode=mode, only="report", until=None, control=False, command=command)
+        return
+    from tutelage.report import build_report
+
+    built = build_report(source, question="", command=command)
+    say(built.terminal)
+    say(f"report: {built.page}")
+
+
+@app.command()
+def schema(
+    json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the reference in docs/recipe.md.")] = False,
+) -> None:
+    """Print every setting of a recipe: path, type, default."""
+    from tutelage.config.reference import as_json_schema, as_lines, as_markdown
+
+    writer = as_json_schema if json else as_markdown if markdown else as_lines
+    say(writer().removesuffix("\n"))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from tutelage import __version__
+
+    say(__version__)
+
+
+@runs.command("ls")
+def runs_ls(workspace: Workspace = Path("runs"), json: Json = False) -> None:
+    """List finished runs."""
+    from tutelage.cli.listing import show_runs
+
+    show_runs(workspace, as_json=json)
+
+
+@runs.command("show")
+def runs_show(
+    name: Annotated[str, typer.Argument(help="RUN_ID or EXPERIMENT/RUN_ID.", metavar="RUN")],
+    workspace: Workspace = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Show one run: settings, scores, cost, and the command behind them."""
+    from tutelage.cli.listing import show_one_run
+
+    show_one_run(workspace, name, as_json=json)
+
+
+def _load(recipe: Path, overrides: list[str] | None, mode: str | None) -> Any:
+    from tutelage.config import check_capabilities, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [], mode=mode)
+    for warning in loaded.warnings:
+        warn(warning)
+    check_capabilities(loaded.recipe)
+    return loaded
+
+
+def _run(
+    recipe: Path,
+    overrides: list[str] | None,
+    *,
+    mode: str | None,
+    only: str | None,
+    until: str | None,
+    control: bool,
+    command: str,
+) -> None:
+    from tutelage.experiment import footer, run_recipe
+
+    loaded = _load(recipe, overrides, mode)
+    outcome = run_recipe(loaded, only=only, until=until, control=control, show=say, command=command)
+    if outcome.table:
+        say(outcome.table)
+    for line in footer(outcome):
+        say(line)
+
+
+def _command(name: str, arguments: list[str] | None, control: bool, **options: str | None) -> str:
+    """Write the command down as a user would type it again."""
+    flags = [part for option, value in options.items() if value for part in (f"--{option}", value)]
+    return shlex.join(["tutelage", name, *(arguments or []), *flags, *(["--control"] if control else [])])

@@ -1,0 +1,56 @@
+"""What reaches the terminal: lines and tables without control characters.
+
+In: text that may come from a user's file. Out: plain lines; on a terminal, tables with borders.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+# C0 and C1 controls but newline and tab, and the marks that reorder text (Unicode TR 9).
+_DROPPED = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+CONTROLS = dict.fromkeys(_DROPPED)
+
+
+def printable(text: object) -> str:
+    """Drop control characters: text from a file must not move the cursor or hide other text."""
+    return str(text).translate(CONTROLS)
+
+
+def say(text: object = "", *, stream: TextIO | None = None) -> None:
+    """Print one line or several, at once visible."""
+    target = stream or sys.stdout
+    encoding = getattr(target, "encoding", None) or "utf-8"
+    shown = printable(text).encode(encoding, "replace").decode(encoding)
+    target.write(shown + "\n")
+    target.flush()
+
+
+def warn(text: object) -> None:
+    """Print a warning to standard error."""
+    say(f"warning: {text}", stream=sys.stderr)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table: with rich on a terminal, as aligned plain lines elsewhere."""
+    cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(columns, cells)
+        return
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    for row in [list(columns), *cells]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console().print(shown)

@@ -1,0 +1,58 @@
+"""The recipe: its schema, and how a file, the environment and the command line become one."""
+
+from tutelage.config.capabilities import check_capabilities
+from tutelage.config.grid import grid_points, num_trials, with_point
+from tutelage.config.load import LoadedRecipe, load_recipe, make_recipe
+from tutelage.config.methods import (
+    Baseline,
+    CrossEntropyLoss,
+    Custom,
+    ForwardKlLoss,
+    Logit,
+    Method,
+    Pseudo,
+    expand_losses,
+)
+from tutelage.config.models import Adapt, LoraAdapter, NoAdapter, Shrink, Student, Teacher
+from tutelage.config.problems import Problem, RecipeError
+from tutelage.config.schema import Recipe, Seeds
+from tutelage.config.signals import FinalHiddenSignal, Signal, TopKSignal
+from tutelage.config.tasks import Classification, Source, Task
+from tutelage.config.training import Evaluate, Report, Train
+
+__all__ = [
+    "Adapt",
+    "Baseline",
+    "Classification",
+    "CrossEntropyLoss",
+    "Custom",
+    "Evaluate",
+    "FinalHiddenSignal",
+    "ForwardKlLoss",
+    "LoadedRecipe",
+    "Logit",
+    "LoraAdapter",
+    "Method",
+    "NoAdapter",
+    "Problem",
+    "Pseudo",
+    "Recipe",
+    "RecipeError",
+    "Report",
+    "Seeds",
+    "Shrink",
+    "Signal",
+    "Source",
+    "Student",
+    "Task",
+    "Teacher",
+    "TopKSignal",
+    "Train",
+    "check_capabilities",
+    "expand_losses",
+    "grid_points",
+    "load_recipe",
+    "make_recipe",
+    "num_trials",
+    "with_point",
+]

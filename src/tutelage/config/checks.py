@@ -1,0 +1,121 @@
+"""What must agree between the sections of a recipe.
+
+In: a recipe whose sections are valid. Out: problems, each at its path.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tutelage.config.grid import Path, grid_points, num_trials, with_point
+from tutelage.config.methods import ForwardKlLoss, expand_losses
+from tutelage.config.signals import TopKSignal
+
+# Names of arms that every experiment has of itself.
+OWN_ARMS = ("teacher", "untouched")
+CONTROL_SUFFIX = "-permuted"
+
+Problems = Iterator[tuple[Path, str]]
+
+
+def recipe_problems(recipe: Any) -> Problems:
+    """Yield every disagreement between sections."""
+    yield from _names_differ_on_any_disk(recipe)
+    yield from _methods_are_not_called_like_our_own(recipe)
+    yield from _adaptation_task_exists(recipe)
+    yield from _signals_are_distinct(recipe)
+    yield from _methods_read_what_is_kept(recipe)
+    yield from _effort_is_equal(recipe)
+
+
+def unknown_reference(found: str, known: Iterable[str], *, section: str) -> str:
+    """Say that ``found`` names nothing in ``section``, and what is near it."""
+    known = list(known)
+    near = difflib.get_close_matches(found, known, n=1)
+    return f"{found!r} is not in `{section}`; " + (
+        f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+    )
+
+
+def _names_differ_on_any_disk(recipe: Any) -> Problems:
+    for section in ("students", "tasks", "methods"):
+        first: dict[str, str] = {}
+        for name in getattr(recipe, section):
+            other = first.setdefault(name.casefold(), name)
+            if other != name:
+                yield (
+                    (section, name),
+                    f"differs from {other!r} only by upper and lower case; some disks cannot tell them apart",
+                )
+
+
+def _methods_are_not_called_like_our_own(recipe: Any) -> Problems:
+    for name in recipe.methods:
+        if name.casefold() in OWN_ARMS or name.endswith(CONTROL_SUFFIX):
+            yield ("methods", name), f"{name!r} is the name of an arm that is made automatically; choose another"
+
+
+def _adaptation_task_exists(recipe: Any) -> Problems:
+    adapt = recipe.teacher.adapt
+    if adapt is not None and adapt.task not in recipe.tasks:
+        yield ("teacher", "adapt", "task"), unknown_reference(adapt.task, recipe.tasks, section="tasks")
+
+
+def _signals_are_distinct(recipe: Any) -> Problems:
+    counts = Counter(signal.kind for signal in recipe.signals)
+    for index, signal in enumerate(recipe.signals):
+        if counts[signal.kind] > 1 and index > [other.kind for other in recipe.signals].index(signal.kind):
+            yield (
+                ("signals", index, "kind"),
+                f"{signal.kind!r} is listed twice; one entry with the larger k serves both",
+            )
+
+
+def _methods_read_what_is_kept(recipe: Any) -> Problems:
+    signals = {signal.kind: signal for signal in recipe.signals}
+    for name, method in recipe.methods.items():
+        seen = set()
+        for point in grid_points(method):
+            for problem in _reads_what_is_kept(name, with_point(method, point), signals, point):
+                if problem not in seen:
+                    seen.add(problem)
+                    yield problem
+
+
+def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: dict[str, Any]) -> Problems:
+    wanted = getattr(method, "signal", None)
+    if wanted is None:
+        return
+    if wanted not in signals:
+        where = ("grid", "signal") if "signal" in point else ("signal",)
+        yield ("methods", name, *where), unknown_reference(wanted, signals, section="signals")
+        return
+    signal = signals[wanted]
+    for loss in expand_losses(method):
+        if (
+            isinstance(signal, TopKSignal)
+            and isinstance(loss, ForwardKlLoss)
+            and loss.temperature not in (1.0, *signal.temperatures)
+        ):
+            kept = ", ".join(f"{temperature:g}" for temperature in signal.temperatures)
+            path = next((path for path in point if path.rpartition(".")[2] == "temperature"), None)
+            where = ("grid", path) if path else ("temperature",) if hasattr(method, "temperature") else ("losses",)
+            yield (
+                ("methods", name, *where),
+                f"temperature {loss.temperature:g} has no log_z in the topk signal, which keeps it for {kept}; "
+                f"add it to the signal's temperatures, or read final_hidden",
+            )
+
+
+def _effort_is_equal(recipe: Any) -> Problems:
+    trials = {name: num_trials(method) for name, method in recipe.methods.items()}
+    reference = next((name for name, method in recipe.methods.items() if method.kind == "baseline"), next(iter(trials)))
+    for name, count in trials.items():
+        if count != trials[reference]:
+            where = ("grid",) if recipe.methods[name].grid else ()
+            yield (
+                ("methods", name, *where),
+                f"{count} trials, but {reference} has {trials[reference]}; "
+                "give every method a grid of the same size, or none to any",
+            )

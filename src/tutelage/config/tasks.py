@@ -1,0 +1,115 @@
+"""The section ``tasks``: where rows come from, how they become prompts, what may be answered.
+
+In: plain values of a recipe. Out: ``Task`` and its parts.
+"""
+
+from collections.abc import Iterator
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tutelage.config.base import Count, Natural, NonEmpty, Section, by_mode, refuse
+
+
+def _check_template(template: str) -> str:
+    try:
+        pieces = [piece for piece in Formatter().parse(template) if piece[1] is not None]
+    except ValueError as error:
+        refuse([((), f"not a template ({error}); write {{{{ or }}}} for a brace")])
+    for _, name, spec, conversion in pieces:
+        # "{text.__class__}" or "{text!r}" would read more than a column.
+        if not str(name).isidentifier() or spec or conversion:
+            refuse([((), f"the field {name!r} is not the plain name of a column; expected for example {{text}}")])
+    return template
+
+
+Problems = Iterator[tuple[tuple[str | int, ...], str]]
+Template = Annotated[str, AfterValidator(_check_template)]
+
+
+class Source(Section):
+    """Where the rows of a task come from and how they are cut."""
+
+    source: NonEmpty = Field(
+        description="`sample:movie-reviews`, a `.jsonl`, `.tsv` or `.parquet` file, "
+        "a folder (GLUE, or saved by `datasets`), or a hub id."
+    )
+    subset: NonEmpty | None = Field(
+        default=None, description="Configuration of a hub data set, such as `sst2` of `glue`."
+    )
+    revision: NonEmpty | None = Field(default=None, description="Commit, tag or branch on the hub.")
+    licence: NonEmpty | None = Field(
+        default=None, description="Licence to record, where the source does not state one."
+    )
+    validation: NonEmpty | None = Field(
+        default=None,
+        description="File or split with the official validation rows; they become the test set. "
+        "Null: the source's own, else cut from its rows.",
+    )
+    text: NonEmpty | None = Field(default=None, description="Column with the text; null: `text`, or the source's own.")
+    label: NonEmpty | None = Field(
+        default=None, description="Column with the label; null: `label`, or the source's own."
+    )
+    labels: dict[str, NonEmpty] | None = Field(
+        default=None,
+        description="Class of each value in the label column, such as `{0: negative, 1: positive}`; "
+        "null: by name, or by order.",
+    )
+    limit: Count | None = by_mode(None, fast=2000, description="At most so many distillation rows; null: all.")
+    validation_rows: Count = by_mode(500, fast=200, description="Rows cut from the training split for selection.")
+    test_rows: Count | None = by_mode(None, fast=500, description="At most so many test rows; null: all there are.")
+    seed: Natural = Field(default=0, description="Which rows are cut.")
+
+
+class Classification(Section):
+    """A text goes in, one of a few classes comes out, each answered by its verbaliser."""
+
+    kind: Literal["classification"] = Field(description="What the task is.")
+    data: Source = Field(description="Where the rows come from.")
+    template: Template = Field(description="The prompt; `{text}` is replaced by the row's text, `{{` is a brace.")
+    verbalisers: dict[str, NonEmpty] = Field(
+        min_length=2, description="What the model answers for each class, with its leading space; order is kept."
+    )
+    max_length: Count = by_mode(
+        512, fast=256, description="Tokens per row; longer texts are shortened, never the template."
+    )
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> "Classification":
+        problems = [*self._template_problems(), *self._verbaliser_problems(), *self._label_problems()]
+        if problems:
+            refuse(problems)
+        return self
+
+    def _template_problems(self) -> Problems:
+        names = {"text", self.data.text or "text"}
+        count = sum(name in names for _, name, _, _ in Formatter().parse(self.template))
+        if count != 1:
+            expected = " or ".join(f"{{{name}}}" for name in sorted(names))
+            yield ("template",), f"names the text {count} times; expected {expected} exactly once"
+
+    def _verbaliser_problems(self) -> Problems:
+        first: dict[str, str] = {}
+        for label, words in self.verbalisers.items():
+            other = first.setdefault(words, label)
+            if other != label:
+                yield (
+                    ("verbalisers", label),
+                    f"{words!r} is also the answer of class {other!r}; each class needs its own",
+                )
+            elif not words.strip():
+                yield ("verbalisers", label), f"{words!r} is blank; write the word that the model is to answer"
+
+    def _label_problems(self) -> Problems:
+        known = ", ".join(self.verbalisers)
+        for value, label in (self.data.labels or {}).items():
+            if label not in self.verbalisers:
+                yield ("data", "labels", value), f"{label!r} is not a class; expected one of {known}"
+        missing = sorted(set(self.verbalisers) - set((self.data.labels or self.verbalisers).values()))
+        if self.data.labels and missing:
+            yield ("data", "labels"), f"no value stands for {', '.join(missing)}; every class needs one"
+
+
+# A union on `kind` as soon as there is a second kind of task.
+Task = Classification

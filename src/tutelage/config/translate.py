@@ -1,0 +1,198 @@
+"""Pydantic's errors said in the words of a recipe: path, what was found, what was expected, nearest match.
+
+In: a ValidationError and the values it is about. Out: problems.
+"""
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from tutelage.config.base import PROBLEMS
+from tutelage.config.modes import MODES
+from tutelage.config.problems import Path
+
+MAX_SHOWN = 40  # characters of a found value
+LATER = {
+    "bench": "this section is not available yet; remove it",
+    "launch": "this section is not available yet; remove it",
+    "served": "a served teacher is not available yet; name a hub id, a folder, a .gguf file or a sample",
+}
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text (in quotes)",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number from {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number up to {le}",
+    "too_short": "at least {min_length} of them",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "auto, cpu, mps, cuda or cuda:N",  # the one pattern there is: a device
+}
+
+
+def translate(error: ValidationError, root: type[BaseModel], values: Any) -> list[tuple[Path, str]]:
+    """Turn each error into a path of the recipe and a message; members of one union are joined."""
+    found: dict[Path, list[Any]] = {}
+    problems: list[tuple[Path, str]] = []
+    for details in error.errors(include_url=False):
+        loc = tuple(part for part in details["loc"] if part != "[key]")
+        if details["type"] == PROBLEMS:
+            base = raw_path(loc, values, all_exist=True)
+            problems += [((*base, *path), message) for path, message in details.get("ctx", {})["problems"]]
+        else:
+            found.setdefault(raw_path(loc, values), []).append(details)
+    problems += [(path, _message(path, entries, root)) for path, entries in found.items()]
+    return problems
+
+
+def raw_path(loc: Sequence[str | int], values: Any, *, all_exist: bool = False) -> Path:
+    """Drop from a pydantic location what the recipe does not contain: tags and members of unions.
+
+    Args:
+        loc: Where pydantic found the error.
+        values: The recipe's values.
+        all_exist: Whether the last part, too, is there or a tag; else it may be a key that is missing.
+    """
+    path: list[str | int] = []
+    current: Any = values
+    for index, part in enumerate(loc):
+        is_key = isinstance(current, dict) and part in current
+        is_index = isinstance(current, list | tuple) and isinstance(part, int) and part < len(current)
+        if is_key or is_index:
+            current = cast(Any, current)[part]
+        elif all_exist or index < len(loc) - 1 or not isinstance(current, dict):
+            continue  # a tag; a key that is missing can only come last
+        path.append(part)
+    return tuple(path)
+
+
+def keys_at(root: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """List the keys that the schema knows at a pydantic location; nothing where keys are free."""
+    annotation: Any = root
+    for part in loc:
+        annotation = _step(annotation, part)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return list(annotation.model_fields)
+    return []
+
+
+def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
+    first = entries[0]
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(str(path[-1]), keys_at(root, first["loc"][:-1]))
+    if kind == "missing":
+        return "missing" + _description(root, first["loc"])
+    if kind == "union_tag_not_found":
+        return f"has no kind; {_kinds(root, first['loc'])}"
+    if kind == "union_tag_invalid":
+        tag, expected = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
+        return f"kind {tag!r} is not known; " + near_or_all(tag, expected.split(", "))
+    if isinstance(value, Mapping) and "served" in value:
+        return LATER["served"]
+    if kind not in EXPECTED:
+        return first["msg"]
+    if kind == "literal_error" and len(entries) == 1 and isinstance(value, str):
+        options = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"found {shown(value)}; {near_or_all(value, options)}"
+    expected = " or ".join(
+        dict.fromkeys(str(EXPECTED.get(e["type"], e["msg"])).format(**e.get("ctx", {})) for e in entries)
+    )
+    return f"found {shown(value)}, expected {expected}{_mode_hint(value)}"
+
+
+def shown(value: Any) -> str:
+    """Say what was found, briefly: numbers and text as in YAML, the others by what they are."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return repr(value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 3] + "...")
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return str(value)[:MAX_SHOWN]
+
+
+def near_or_all(found: str, known: Sequence[str]) -> str:
+    """Name the nearest of the known words, or all of them."""
+    near = difflib.get_close_matches(found, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    if key in LATER:
+        return LATER[key]
+    if key in MODES:
+        return f"unknown key; a value per mode needs both keys: {{{MODES[0]}: .., {MODES[1]}: ..}}"
+    return f"unknown key; {near_or_all(key, known)}"
+
+
+def _mode_hint(value: Any) -> str:
+    if isinstance(value, Mapping) and set(value) & set(MODES):
+        return f"; a value per mode has exactly the keys {MODES[0]} and {MODES[1]}"
+    return ""
+
+
+def _description(root: type[BaseModel], loc: Sequence[str | int]) -> str:
+    annotation: Any = root
+    for part in loc[:-1]:
+        annotation = _step(annotation, part)
+    fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
+    field = fields.get(str(loc[-1]))
+    return f"; expected: {field.description}" if field is not None and field.description else ""
+
+
+def _kinds(root: type[BaseModel], loc: Sequence[str | int]) -> str:
+    annotation: Any = root
+    for part in loc:
+        annotation = _step(annotation, part)
+    return "expected kind: " + ", ".join(_tag(member) for member in members(annotation))
+
+
+def members(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that an annotation may stand for."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from members(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for argument in get_args(annotation):
+            yield from members(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def _tag(section: type[BaseModel]) -> str:
+    return get_args(section.model_fields["kind"].annotation)[0] if "kind" in section.model_fields else section.__name__
+
+
+def _step(annotation: Any, part: str | int) -> Any:
+    """Follow one part of a location through the types; None where it leads nowhere."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _step(get_args(annotation)[0], part)
+    if origin in (Union, types.UnionType):
+        sections = list(members(annotation))
+        if len(sections) == 1:  # an optional section; pydantic puts no tag there
+            return _step(sections[0], part)
+        return next((section for section in sections if _tag(section) == part), None)
+    if origin is dict:
+        return get_args(annotation)[1]
+    if origin is tuple:
+        return get_args(annotation)[0]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(part))
+        return field.annotation if field is not None else None
+    return None

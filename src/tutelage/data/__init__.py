@@ -1,0 +1,37 @@
+"""Sources, templates, rows, the batch plan and batches."""
+
+from tutelage.data.collate import collate
+from tutelage.data.examples import Example
+from tutelage.data.plan import BatchPlan, MicroBatch, Step, reading_batches
+from tutelage.data.prepare import PreparedTask, prepare_task, read_prepared, write_prepared
+from tutelage.data.preview import sample_rows_text
+from tutelage.data.records import Loaded, Record, SourceInfo
+from tutelage.data.rows import ChoicePrompt, Rows, check_verbalisers, choice_prompts, classification_rows, student_row
+from tutelage.data.sources import load_records
+from tutelage.data.task import ClassificationTask, Prompt
+
+__all__ = [
+    "BatchPlan",
+    "ChoicePrompt",
+    "ClassificationTask",
+    "Example",
+    "Loaded",
+    "MicroBatch",
+    "PreparedTask",
+    "Prompt",
+    "Record",
+    "Rows",
+    "SourceInfo",
+    "Step",
+    "check_verbalisers",
+    "choice_prompts",
+    "classification_rows",
+    "collate",
+    "load_records",
+    "prepare_task",
+    "read_prepared",
+    "reading_batches",
+    "sample_rows_text",
+    "student_row",
+    "write_prepared",
+]

@@ -1,0 +1,60 @@
+"""Rows laid out for one forward pass, padded or packed.
+
+In: ``StudentRow``s. Out: a ``Batch`` with the flat indices of its supervised positions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tutelage.align.positions import logit_indices
+from tutelage.types import Batch, StudentRow
+
+
+def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) -> Batch:
+    """Lay rows out as [B, T] with padding on the right, or as one [1, sum T] line of documents.
+
+    Packed batches have no attention mask; ``position_ids`` restart at each document, and the model
+    must be called with ``use_cache=False``, or documents see each other (DESIGN 6).
+
+    Args:
+        rows: At least one; their order is the order of the N supervised positions.
+        pad_id: Fills the grid where there is no token; never supervised.
+        packed: The layout.
+
+    Returns:
+        ``logit_index_N`` indexes the flattened grid; ``teacher_positions`` are logit indices within
+        each row.
+
+    Raises:
+        AlignmentError: If a row's first token is a target.
+    """
+    lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
+    positions = [logit_indices(row.target_mask) for row in rows]
+    if packed:
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        ids_BT = np.concatenate([row.ids for row in rows])[None].astype(np.int64)
+        position_ids_BT = np.concatenate([np.arange(length) for length in lengths])[None]
+        mask_BT = None
+    else:
+        width = int(lengths.max())
+        starts = np.arange(len(rows)) * width
+        real_BT = np.arange(width)[None] < lengths[:, None]
+        ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
+        ids_BT[real_BT] = np.concatenate([row.ids for row in rows])
+        position_ids_BT = np.broadcast_to(np.arange(width), ids_BT.shape).copy()
+        mask_BT = torch.from_numpy(real_BT.astype(np.int64))
+    flat_N = np.concatenate([start + own for start, own in zip(starts, positions, strict=True)]).astype(np.int64)
+    labels_N = np.concatenate([row.ids[row.target_mask] for row in rows]).astype(np.int64)
+    return Batch(
+        input_ids=torch.from_numpy(ids_BT),
+        position_ids=torch.from_numpy(position_ids_BT),
+        attention_mask=mask_BT,
+        logit_index_N=torch.from_numpy(flat_N),
+        labels_N=torch.from_numpy(labels_N),
+        teacher_keys=[row.teacher_key for row in rows],
+        teacher_positions=positions,
+        item_keys=[row.item_key for row in rows],
+        num_tokens=int(lengths.sum()),
+    )

@@ -1,0 +1,119 @@
+"""Raw records become examples, or an error that names the row.
+
+In: a ``Loaded`` source and a task. Out: ``Example``s with stable keys.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tutelage.data.examples import Example, cluster_key, text_digest
+from tutelage.data.labels import label_reader
+from tutelage.data.records import Loaded, Record
+from tutelage.data.task import TEXT_FIELD, ClassificationTask
+from tutelage.errors import DataError
+
+ID_COLUMNS = ("id", "idx")
+MAX_SHOWN_PROBLEMS = 3
+
+
+def read_examples(
+    task: ClassificationTask,
+    loaded: Loaded,
+    name: str,
+    label_map: Mapping[Any, str] | None,
+    *,
+    key_prefix: str = "",
+) -> list[Example]:
+    """Turn the raw rows of one split into examples.
+
+    Args:
+        task: Columns, labels and template.
+        loaded: The source.
+        name: The split.
+        label_map: See :func:`tutelage.data.labels.label_reader`.
+        key_prefix: Precedes every item key, so that ids which start anew in another file stay unique.
+
+    Raises:
+        DataError: If rows are not valid: all are counted, the first three shown with ``file:line``.
+    """
+    read_label = label_reader(
+        task.labels,
+        label_map=label_map,
+        class_names=loaded.class_names.get(task.label_column),
+        task_name=task.name,
+    )
+    records = loaded.splits[name]
+    id_column = _id_column(records)
+    seen: Counter[str] = Counter()
+    examples, problems = [], []
+    for record in records:
+        try:
+            fields = _fields(task, record)
+            gold = read_label(_label(task, record))
+        except ValueError as error:
+            problems.append(f"{record.where}: {error}")
+            continue
+        if id_column is not None:
+            item_key = str(record.values[id_column])
+        else:
+            digest = text_digest(*(part for pair in sorted(fields.items()) for part in pair), str(gold))
+            item_key = f"{digest}-{seen[digest]}" if seen[digest] else digest
+            seen[digest] += 1
+        item_key = f"{key_prefix}{loaded.key_prefix}{item_key}"
+        examples.append(Example(item_key, cluster_key(fields[TEXT_FIELD]), fields, gold))
+    if problems:
+        rest = f" ... and {len(problems) - MAX_SHOWN_PROBLEMS} more rows." if len(problems) > MAX_SHOWN_PROBLEMS else ""
+        raise DataError("; ".join(problems[:MAX_SHOWN_PROBLEMS]) + rest)
+    if not examples:
+        raise DataError(f"{loaded.info.source}: the split {name!r} holds no rows. Expected at least one labelled text.")
+    return examples
+
+
+def _id_column(records: Sequence[Record]) -> str | None:
+    """Find a column of unique ids; without one, items are known by their content."""
+    for column in ID_COLUMNS:
+        values = [record.values.get(column) for record in records]
+        plain = all(isinstance(value, str | int) and str(value) and _is_encodable(value) for value in values)
+        if plain and len({str(value) for value in values}) == len(values):
+            return column
+    return None
+
+
+def _fields(task: ClassificationTask, record: Record) -> dict[str, str]:
+    fields = {}
+    text_column = task.text_column_of(record.values)
+    for name, column in ((TEXT_FIELD, text_column), *((name, name) for name in task.other_fields)):
+        if column not in record.values:
+            columns = ", ".join(map(repr, record.values))
+            raise ValueError(f"there is no column {column!r}, only {columns}; set `data.text` or the template")
+        value = record.values[column]
+        if name == TEXT_FIELD and (not isinstance(value, str) or not value.strip()):
+            shown = "empty" if isinstance(value, str) or value is None else f"a {type(value).__name__}"
+            raise ValueError(f"the text in column {column!r} is {shown}, expected words; correct or remove the row")
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"column {column!r} holds a {type(value).__name__}, expected text; correct the row")
+        if not _is_encodable(value):
+            raise ValueError(f"column {column!r} holds half of a surrogate pair, which is no text; correct the row")
+        fields[name] = str(value).strip()  # GLUE's sentences end in a blank
+    return fields
+
+
+def _is_encodable(value: Any) -> bool:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _label(task: ClassificationTask, record: Record) -> Any:
+    value = record.values.get(task.label_column)
+    if value is None or value == "":
+        columns = ", ".join(map(repr, record.values))
+        what = "is empty" if task.label_column in record.values else f"is missing (there are {columns})"
+        raise ValueError(
+            f"the label in column {task.label_column!r} {what}, expected one of {', '.join(task.labels)}; "
+            "correct the row or set `data.label`"
+        )
+    return value

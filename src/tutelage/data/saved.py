@@ -1,0 +1,90 @@
+"""Rows out of the ``datasets`` library: a folder saved by it, or a data set on the hub.
+
+In: a folder, or a hub id with subset and revision. Out: a ``Loaded``.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tutelage.data.records import Loaded, Record, SourceInfo
+from tutelage.errors import DataError
+from tutelage.store import file_sha256
+
+SAVED_MARKERS = ("dataset_dict.json", "state.json")
+COMMIT = re.compile(r"@([0-9a-f]{40})/")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def is_saved_folder(folder: Path) -> bool:
+    """Return whether ``datasets.save_to_disk`` wrote this folder."""
+    return any((folder / marker).is_file() for marker in SAVED_MARKERS)
+
+
+def load_saved(folder: Path, source: str) -> Loaded:
+    """Read a folder written by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``.
+
+    Raises:
+        DataError: If ``datasets`` cannot read it.
+    """
+    import datasets
+    import pyarrow as pa
+
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise DataError(f"{folder} is not readable as a saved data set ({error}). Save it again.") from error
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*.arrow"))}
+    return _loaded(found, source=source, revision=None, hashes=hashes)
+
+
+def load_hub(source: str, *, subset: str | None, revision: str | None) -> Loaded:
+    """Download (or find in the hub's own cache) a data set and read every split.
+
+    Raises:
+        DataError: If the hub cannot be reached, or has no such data set, subset or revision.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_dataset(source, name=subset, revision=revision)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:  # DatasetNotFoundError is an OSError
+        name = f"{source} ({subset})" if subset else source
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"The data set {name} could not be loaded: {cause} It is no local file or folder either. Check its name, "
+            "`subset`, `revision`, the network and HF_TOKEN, or save it elsewhere with datasets.save_to_disk and give "
+            "that folder."
+        ) from error
+    return _loaded(found, source=source, revision=revision, hashes=None)
+
+
+def _loaded(found: Any, *, source: str, revision: str | None, hashes: dict[str, str] | None) -> Loaded:
+    tables = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    first = next(iter(tables.values()), None)
+    if first is None or all(len(table) == 0 for table in tables.values()):
+        raise DataError(f"{source} holds no rows. Expected at least one split with labelled texts.")
+    commit = _resolved_commit(first)
+    notes = ()
+    if hashes is None:
+        hashes = {name: str(table._fingerprint) for name, table in tables.items()}
+        if revision is None:
+            notes = (f"no revision was pinned; the hub delivered {commit or 'an unknown commit'}",)
+    info = SourceInfo(source, commit or revision, first.info.license or None, hashes, notes)
+    splits = {
+        name: [Record(values, f"{source}:{name}[{index}]") for index, values in enumerate(table.to_list())]
+        for name, table in tables.items()
+    }
+    class_names = {
+        column: list(feature.names) for column, feature in first.features.items() if hasattr(feature, "names")
+    }
+    return Loaded(splits, info, {name: len(rows) for name, rows in splits.items()}, class_names=class_names)
+
+
+def _resolved_commit(table: Any) -> str | None:
+    """Find the commit in the download records: ``hf://datasets/NAME@COMMIT/FILE``."""
+    for name in table.info.download_checksums or {}:
+        match = COMMIT.search(str(name))
+        if match:
+            return match.group(1)
+    return None

@@ -1,0 +1,29 @@
+"""What a model does on rows it was not trained on: item scores, task metrics, fidelity to the teacher."""
+
+from tutelage.evaluate.choices import ChoiceScores, score_choices
+from tutelage.evaluate.classification import (
+    evaluate_classification,
+    items_from_scores,
+    teacher_items_from_scores,
+)
+from tutelage.evaluate.fidelity import fidelity
+from tutelage.evaluate.items import Items, read_items, write_items
+from tutelage.evaluate.metrics import METRICS, accuracy, expected_calibration_error, macro_f1, metrics, valid_ratio
+
+__all__ = [
+    "METRICS",
+    "ChoiceScores",
+    "Items",
+    "accuracy",
+    "evaluate_classification",
+    "expected_calibration_error",
+    "fidelity",
+    "items_from_scores",
+    "macro_f1",
+    "metrics",
+    "read_items",
+    "score_choices",
+    "teacher_items_from_scores",
+    "valid_ratio",
+    "write_items",
+]

@@ -1,0 +1,111 @@
+"""The stage ``adapt``: the teacher learns the task first, on rows that no student is distilled on.
+
+In: the teacher, its ``adapt`` section, the adaptation rows. Out: a merged model folder, shared by experiments.
+"""
+
+from pathlib import Path
+
+from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.store import Manifest, value_digest, write_json
+
+
+def teacher_identity(context: Context) -> str:
+    """Identify the teacher's weights as the recipe names them, without loading anything.
+
+    A sample is identified by its pinned hash, a folder or file by its bytes, a hub id by its revision.
+    """
+    from tutelage.samples import find_sample
+
+    teacher = context.recipe.teacher
+    if teacher.model.startswith("sample:"):
+        return find_sample(teacher.model.removeprefix("sample:"), kind="model").sha256
+    path = context.base_folder / Path(teacher.model).expanduser()
+    if path.exists():
+        return value_digest(_weights(path))
+    return value_digest({"hub": teacher.model, "revision": teacher.revision})
+
+
+def _weights(path: Path) -> dict[str, list[float]]:
+    # size and time, not content: a 70B folder takes minutes to hash; the cache's fingerprint reads the bytes
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def adapt(context: Context, prepared: Manifest | None) -> tuple[Path | None, Manifest | None]:
+    """Adapt the teacher if the recipe says so.
+
+    Returns:
+        The folder of the adapted teacher and its manifest, or (None, None) when it is used as it is.
+    """
+    section = context.recipe.teacher.adapt
+    if section is None or prepared is None:
+        return None, None
+    key = adapt_key(context, prepared)
+    folder = context.folders.adapted(key)
+    manifest = finished(folder, key)
+    if manifest is not None:
+        context.skip("adapt", section.task)
+        return folder, manifest
+    with context.timed("adapt", section.task):
+        _make(context, folder, key)
+    return folder, finished(folder, key)
+
+
+def adapt_key(context: Context, prepared: Manifest) -> str:
+    """Address the stage by the teacher, the rows and the settings."""
+    teacher = context.recipe.teacher
+    assert teacher.adapt is not None
+    part = {
+        "adapt": teacher.adapt.model_dump(mode="json"),
+        "dtype": teacher.dtype,
+        "device": teacher.device,
+        "max_length": context.recipe.tasks[teacher.adapt.task].max_length,
+    }
+    return stage_key("adapt", part, {"teacher": teacher_identity(context), "prepared": prepared.content_digest})
+
+
+def _make(context: Context, folder: Path, key: str) -> None:
+    import torch
+
+    from tutelage.build import adapt_options, attach_adapter, teacher_compute, teacher_source
+    from tutelage.data import read_prepared
+    from tutelage.data.rows import classification_rows
+    from tutelage.models.adapter import merge_adapter
+    from tutelage.models.export import save_student
+    from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer
+    from tutelage.models.source import SOURCE_FILE
+    from tutelage.train.loop import train
+    from tutelage.train.module import DistillationModule
+    from tutelage.train.progress import TrainProgress
+    from tutelage.types import LossTerm
+
+    section = context.recipe.teacher.adapt
+    assert section is not None
+    device, dtype = teacher_compute(context.recipe.teacher)
+    source = teacher_source(context.recipe, context.base_folder)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=dtype, device=device)
+    prepared = read_prepared(context.folders.prepared(section.task))
+    rows = classification_rows(
+        tokenizer,
+        prepared.task,
+        prepared.splits["adapt"],
+        max_length=context.recipe.tasks[section.task].max_length,
+        end_of_turn_id=end_of_turn_id(tokenizer, model.config),
+    ).rows
+    context.show(f"adapt {source.name}: {section.max_steps} steps on {len(rows):,} rows of their own")
+    torch.manual_seed(section.seed)
+    is_bf16 = dtype == torch.bfloat16
+    module = DistillationModule(attach_adapter(model, section.adapter), [LossTerm("cross_entropy", 1.0)], bf16=is_bf16)
+    work = context.folders.work(f"adapted-{key}")
+    with TrainProgress() as progress:
+        result = train(
+            module, rows, None, adapt_options(section, bf16=is_bf16),
+            folder=work, pad_id=int(tokenizer.pad_token_id), device=device, show=progress, run_key=key,
+        )  # fmt: skip
+    merged = merge_adapter(module.student)  # type: ignore[arg-type]
+    with stage_artifact(context, folder, stage="adapt", key=key, seconds={"train": result.seconds}) as temporary:
+        save_student(merged, tokenizer, temporary)
+        facts = {"name": f"{source.name}, adapted to {section.task}", "licence": source.licence}
+        write_json(temporary / SOURCE_FILE, facts)
+    context.discard_work(work)

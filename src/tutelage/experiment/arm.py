@@ -1,0 +1,302 @@
+"""One arm of the comparison: a student is trained, scored and committed with everything that explains its numbers.
+
+In: a ``Run``, the prepared rows, what the teacher said. Out: ``<run_id>/`` with ``run.json``, ``items.parquet``,
+``metrics.jsonl``, ``checkpoint/`` and ``provenance.json``.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.align import check_ids, check_same_tokenizer
+from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
+from tutelage.cache import find_column
+from tutelage.data import PreparedTask, read_prepared
+from tutelage.data.rows import check_verbalisers, choice_prompts, classification_rows
+from tutelage.evaluate import Items, evaluate_classification, fidelity, metrics, teacher_items_from_scores, write_items
+from tutelage.experiment.checklist import show_checklist
+from tutelage.experiment.control import PermutedTeacher
+from tutelage.experiment.matrix import Run, method_of, reads_signal
+from tutelage.experiment.origin import student_source, taught_source
+from tutelage.experiment.shrink import kept_layers
+from tutelage.experiment.stage import Context, stage_artifact
+from tutelage.experiment.teach import Taught
+from tutelage.models.adapter import merge_adapter
+from tutelage.models.export import count_parameters, save_student
+from tutelage.models.load import end_of_turn_id, load_tokenizer
+from tutelage.store import write_json
+from tutelage.teacher import CachedTeacher
+from tutelage.train.loop import train
+from tutelage.train.module import DistillationModule
+from tutelage.train.options import TrainOptions
+from tutelage.train.progress import TrainProgress
+
+KEPT_LOGS = ("metrics.jsonl", "evaluations.jsonl")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task as one student's tokenizer sees it."""
+
+    prepared: PreparedTask
+    taught: Taught
+    tokenizer: Any
+    end_of_turn_id: int
+    max_length: int
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def rows(self, split: str, *, answers: Any = None) -> list[Any]:
+        """Return a split as supervised rows; ``answers`` replace the gold labels."""
+        made = classification_rows(
+            self.tokenizer,
+            self.prepared.task,
+            self.prepared.splits[split],
+            answers=answers,
+            max_length=self.max_length,
+            end_of_turn_id=self.end_of_turn_id,
+        )
+        return made.rows
+
+    def prompts(self, split: str) -> list[Any]:
+        """Return a split as prompts whose choices are scored."""
+        return choice_prompts(
+            self.tokenizer,
+            self.prepared.task,
+            self.prepared.splits[split],
+            max_length=self.max_length,
+            end_of_turn_id=self.end_of_turn_id,
+        )
+
+
+def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+    """Train one student, score it and commit the run; an interrupted one goes on where it was."""
+    recipe = context.recipe
+    section, method = recipe.students[run.student], method_of(recipe, run)
+    device, dtype = student_compute(recipe, section)
+    is_bf16 = dtype == torch.bfloat16
+    options = train_options(recipe.train, method.train, section, seed=run.seed or 0, bf16=is_bf16)
+    torch.manual_seed(options.seed)  # the adapter's first values
+    student, data = open_student(context, run, taught, device=device, dtype=dtype)
+    gold_rows = data.rows("train")
+    rows = (
+        data.rows("train", answers=taught.class_scores("train").argmax(axis=1)) if run.kind == "pseudo" else gold_rows
+    )
+    teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
+    module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
+    scorer = Scorer(context, data, device, is_bf16)
+    work = context.folders.work(run.run_id)
+    context.show(
+        f"train {run.run_id}: {len(rows):,} rows, {options.num_train_epochs:g} epochs, lr {options.learning_rate:g}"
+    )
+    with TrainProgress() as progress:
+        result = train(
+            module, rows, teacher, options,
+            folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=key,
+            evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=recipe.evaluate.select_by,
+        )  # fmt: skip
+    model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
+    scores = {"validation": {recipe.evaluate.select_by: result.best_metric}}
+    record = run_record(context, run, taught, options, scores, count_parameters(model))
+    reads_gold = any(term.kind == "cross_entropy" for term in module.terms) and run.kind != "pseudo"
+    record |= {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "tokens": result.tokens,
+        "targets": result.targets,
+        "stopped_early": result.stopped_early,
+        "gold_labels": len(rows) if reads_gold else 0,
+        "teacher_tokens": 0 if run.kind == "baseline" else taught.facts["num_tokens"],
+    }
+    with stage_artifact(context, folder, stage="train", key=key, seconds={"train": result.seconds}) as temporary:
+        for name in KEPT_LOGS:
+            shutil.copyfile(work / name, temporary / name)
+        if not run.trial:
+            items = scorer.items(model, "test")
+            scores["test"] = scorer.all_metrics(model, items)
+            write_items(temporary / "items.parquet", items)
+            save_student(model, data.tokenizer, temporary / "checkpoint")
+        write_json(temporary / "run.json", record)
+    context.discard_work(work)
+    context.show(f"  {run.run_id}: {describe_scores(scores)}")
+
+
+def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+    """Score a student as it is before any training, and commit that as a run."""
+    section = context.recipe.students[run.student]
+    device, dtype = student_compute(context.recipe, section)
+    student, data = open_student(context, run, taught, device=device, dtype=dtype)
+    scorer = Scorer(context, data, device, dtype == torch.bfloat16)
+    items = scorer.items(student, "test")
+    scores = {"validation": scorer.metrics_on(student, "validation"), "test": scorer.all_metrics(student, items)}
+    model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
+    record = run_record(context, run, taught, None, scores, count_parameters(model))
+    with stage_artifact(context, folder, stage="train", key=key) as temporary:
+        write_items(temporary / "items.parquet", items)
+        write_json(temporary / "run.json", record)
+    context.show(f"  {run.run_id}: {describe_scores(scores)}")
+
+
+def score_teacher(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+    """Commit the teacher's own scores, read from the class scores of its one pass."""
+    prepared = read_prepared(context.folders.prepared(run.task))
+    scores = {split: metrics(teacher_items(prepared, taught, split)) for split in ("validation", "test")}
+    if prepared.splits["adapt"]:
+        scores["adapt"] = metrics(teacher_items(prepared, taught, "adapt"))
+        trained, held_out = scores["adapt"]["accuracy"], scores["validation"]["accuracy"]
+        context.show(f"  teacher: accuracy {trained:.1%} on rows it was adapted to, {held_out:.1%} on held-out rows")
+    scores["test"] |= {"kl_to_teacher": 0.0, "top1_agreement": 1.0}
+    record = run_record(context, run, taught, None, scores, taught.facts["parameters"])
+    with stage_artifact(context, folder, stage="train", key=key) as temporary:
+        write_items(temporary / "items.parquet", teacher_items(prepared, taught, "test"))
+        write_json(temporary / "run.json", record | {"teacher_tokens": taught.facts["num_tokens"]})
+    context.show(f"  {run.run_id}: {describe_scores(scores)}")
+
+
+def open_student(
+    context: Context, run: Run, taught: Taught, *, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, TaskData]:
+    """Load a student as it is before training, with its view of the task.
+
+    Raises:
+        AlignmentError: If its tokenizer is not the teacher's, or a row holds an id that it does not know.
+    """
+    section = context.recipe.students[run.student]
+    source = student_source(context, run.student)
+    student, tokenizer = load_student(
+        source, section, layers=kept_layers(context, run.student), device=device, dtype=dtype
+    )
+    if section.model is not None:
+        check_same_tokenizer(tokenizer, load_tokenizer(taught_source(context)))
+    prepared = read_prepared(context.folders.prepared(run.task))
+    check_verbalisers(tokenizer, prepared.task)
+    base: Any = student.get_base_model() if hasattr(student, "get_base_model") else student  # type: ignore[operator]
+    show_checklist(context, f"student {run.student}", base, tokenizer)
+    data = TaskData(
+        prepared, taught, tokenizer, end_of_turn_id(tokenizer, base.config), context.recipe.tasks[run.task].max_length
+    )
+    num_ids = base.get_input_embeddings().num_embeddings
+    for row in data.rows("train"):
+        check_ids(row.ids, num_ids, f"row {row.item_key}")
+    return student, data
+
+
+def cached_teacher(context: Context, run: Run, taught: Taught, rows: list[Any], *, device: torch.device) -> Any:
+    """Open the cached signal that a method names; for the control, with its rows permuted."""
+    method = method_of(context.recipe, run)
+    signal = next(each for each in context.recipe.signals if each.kind == method.signal)
+    root, fingerprint = context.folders.cache, taught.facts["fingerprint"]
+    column = find_column(
+        root, fingerprint, kind=signal.kind, k=getattr(signal, "k", None), temperatures=signal_temperatures(method)
+    )
+    teacher = CachedTeacher(root, fingerprint, column, device=device)
+    return PermutedTeacher(teacher, rows, seed=run.seed or 0) if run.role == "control" else teacher
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores models on one task, in the precision in which students compute."""
+
+    context: Context
+    data: TaskData
+    device: torch.device
+    bf16: bool
+
+    @contextlib.contextmanager
+    def precision(self) -> Iterator[None]:
+        """Compute in bfloat16 where students do."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def items(self, model: nn.Module, split: str) -> Items:
+        """Let the model answer a split."""
+        examples = self.data.prepared.splits[split]
+        with self.precision():
+            return evaluate_classification(
+                model,
+                self.data.prompts(split),
+                labels=self.data.prepared.task.labels,
+                pad_id=self.data.pad_id,
+                token_budget=self.context.recipe.evaluate.token_budget,
+                device=self.device,
+                cluster_keys=[example.cluster_key for example in examples],
+                texts=[example.fields["text"] for example in examples],
+            )
+
+    def metrics_on(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Return the task metrics of a split."""
+        return metrics(self.items(model, split))
+
+    def all_metrics(self, model: nn.Module, items: Items) -> dict[str, float]:
+        """Return the task metrics of the test items, and the fidelity to the teacher on the same rows."""
+        root, fingerprint = self.context.folders.cache, self.data.taught.facts["fingerprint"]
+        column = find_column(root, fingerprint, kind=self.context.recipe.signals[0].kind)
+        with self.precision():
+            close = fidelity(
+                model,
+                self.data.rows("test"),
+                CachedTeacher(root, fingerprint, column, device=self.device),
+                pad_id=self.data.pad_id,
+                token_budget=self.context.recipe.evaluate.token_budget,
+                device=self.device,
+            )
+        return metrics(items) | close
+
+
+def teacher_items(prepared: PreparedTask, taught: Taught, split: str) -> Items:
+    """Return the teacher's answers on a split, from its class scores."""
+    scores = taught.class_scores(split)
+    examples = prepared.splits[split][: len(scores)]
+    return teacher_items_from_scores(
+        scores,
+        item_keys=[example.item_key for example in examples],
+        gold_B=[example.gold for example in examples],  # type: ignore[arg-type]
+        labels=prepared.task.labels,
+        cluster_keys=[example.cluster_key for example in examples],
+        texts=[example.fields["text"] for example in examples],
+    )
+
+
+def run_record(
+    context: Context,
+    run: Run,
+    taught: Taught,
+    options: TrainOptions | None,
+    scores: Mapping[str, Any],
+    parameters: int,
+) -> dict[str, Any]:
+    """Return what ``run.json`` says of every run; it holds no time and no path."""
+    return {
+        "run_id": run.run_id,
+        "experiment": context.recipe.name,
+        "method": run.method,
+        "kind": run.kind,
+        "role": run.role,
+        "task": run.task,
+        "student": run.student,
+        "seed": run.seed,
+        "trial": run.trial,
+        "settings": run.settings,
+        "train": options.as_dict() if options is not None else None,
+        "metrics": scores,
+        "parameters": parameters,
+        "teacher_parameters": taught.facts["parameters"],
+        "primary_metric": context.recipe.evaluate.select_by,
+        "files": {} if run.trial else {"items": "items.parquet"},
+        "command": context.command,
+    }
+
+
+def describe_scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the main scores on one line."""
+    split = "test" if "test" in scores else "validation"
+    shown = [f"{name} {value:.4f}" for name, value in scores[split].items() if isinstance(value, float)]
+    return f"{split}: " + ", ".join(shown)

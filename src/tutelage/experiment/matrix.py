@@ -1,0 +1,92 @@
+"""Which runs a recipe stands for: trials on the selection seed, reported runs on the others.
+
+In: a validated recipe and, for reported runs, the settings that the search chose. Out: ``Run``s.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.config import Recipe, grid_points, with_point
+from tutelage.experiment.identity import run_id
+
+ROLES = {"baseline": "baseline", "pseudo": "pseudo"}  # the other kinds of method have the role "method"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student to train, or one model to score as it is (``seed`` None)."""
+
+    run_id: str
+    method: str
+    kind: str  # baseline | pseudo | logit | custom | untouched | teacher
+    role: str  # method | baseline | pseudo | control | untouched | teacher | trial
+    task: str
+    student: str
+    seed: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)  # grid point, by dotted path
+    trial: bool = False
+
+
+def shown_settings(method: Any, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's name and tables show: temperature and alpha of a logit method, then the grid point."""
+    fixed = {"temperature": method.temperature, "alpha": method.alpha} if method.kind == "logit" else {}
+    return {**fixed, **point}
+
+
+def trial_runs(recipe: Recipe, task: str, student: str) -> dict[str, list[Run]]:
+    """Return the trials of every method that has a grid, in grid order."""
+    trials = {}
+    for name, method in recipe.methods.items():
+        if method.grid:
+            seed = recipe.seeds.selection
+            trials[name] = [
+                Run(
+                    run_id(name, task, student, shown_settings(method, point), seed),
+                    name, method.kind, "trial", task, student, seed, point, trial=True,
+                )
+                for point in grid_points(method)
+            ]  # fmt: skip
+    return trials
+
+
+def report_runs(
+    recipe: Recipe, task: str, student: str, best: Mapping[str, Mapping[str, Any]], *, control: bool
+) -> Iterator[Run]:
+    """Yield the runs whose test scores are reported: every method on every report seed.
+
+    Seeds are the outer loop, so that a run that is cut short leaves whole comparisons.
+    With ``control``, every method that reads the teacher's signal is repeated with permuted rows.
+    """
+    for seed in recipe.seeds.report:
+        for name, method in recipe.methods.items():
+            point = dict(best.get(name, {}))
+            role = ROLES.get(method.kind, "method")
+            shown = shown_settings(with_point(method, point), point)
+            yield Run(run_id(name, task, student, shown, seed), name, method.kind, role, task, student, seed, point)
+            if control and reads_signal(method):
+                permuted = f"{name}-permuted"
+                yield Run(
+                    run_id(permuted, task, student, shown, seed),
+                    permuted, method.kind, "control", task, student, seed, point,
+                )  # fmt: skip
+
+
+def reads_signal(method: Any) -> bool:
+    """Say whether a method learns from the teacher's cached signal."""
+    return getattr(method, "signal", None) is not None
+
+
+def method_of(recipe: Recipe, run: Run) -> Any:
+    """Return the method's section with the run's grid point in place."""
+    return with_point(recipe.methods[run.method.removesuffix("-permuted")], run.settings)
+
+
+def untouched_run(task: str, student: str) -> Run:
+    """Return the student before any training, scored as it is."""
+    return Run(run_id("untouched", task, student, {}, None), "untouched", "untouched", "untouched", task, student)
+
+
+def teacher_run(task: str) -> Run:
+    """Return the teacher, scored from its cached class scores."""
+    return Run(run_id("teacher", task, "", {}, None), "teacher", "teacher", "teacher", task, "")

@@ -1,0 +1,94 @@
+"""The stage ``prepare``: a task's rows are read, cut, checked and counted once.
+
+In: a task's section of the recipe. Out: ``prepare/<task>/`` with one JSONL per split.
+"""
+
+from pathlib import Path
+
+from tutelage.config.tasks import Classification
+from tutelage.errors import DataError
+from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.store import Manifest, file_sha256, value_digest
+
+
+def prepare(context: Context, task_name: str) -> Manifest:
+    """Cut a task's rows, unless that was done for exactly this section and these files."""
+    section = context.recipe.tasks[task_name]
+    folder = context.folders.prepared(task_name)
+    key = prepare_key(context, task_name)
+    manifest = finished(folder, key)
+    if manifest is not None:
+        context.skip("prepare", task_name)
+        return manifest
+    with context.timed("prepare", task_name):
+        from tutelage.build import classification_task
+        from tutelage.data import prepare_task, write_prepared
+
+        data = section.data
+        prepared = prepare_task(
+            classification_task(task_name, section),
+            source=data.source,
+            subset=data.subset,
+            revision=data.revision,
+            licence=data.licence,
+            validation=data.validation,
+            limit=data.limit,
+            adapt_rows=adapt_rows(context, task_name),
+            validation_rows=data.validation_rows,
+            test_rows=data.test_rows,
+            seed=data.seed,
+            base_folder=context.base_folder,
+            label_map=data.labels,
+        )
+        with stage_artifact(context, folder, stage="prepare", key=key) as temporary:
+            write_prepared(temporary, prepared)
+    rows = ", ".join(f"{count:,} {split}" for split, count in prepared.info["rows"].items() if count)
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in prepared.info["dropped"].items())
+    context.show(f"prepare {task_name}: {rows} rows" + (f"; left out: {dropped}" if dropped else ""))
+    for note in prepared.info["notes"]:
+        context.show(f"  note: {note}")
+    manifest = finished(folder, key)
+    assert manifest is not None, "a stage that was just committed is finished"
+    return manifest
+
+
+def prepare_key(context: Context, task_name: str) -> str:
+    """Address the stage by the task's section and the bytes of its local files."""
+    section = context.recipe.tasks[task_name]
+    part = {
+        # max_length and the verbalisers' tokens belong to the models, not to the rows
+        "task": section.model_dump(mode="json", exclude={"max_length"}),
+        "order": list(section.verbalisers),
+        "adapt_rows": adapt_rows(context, task_name),
+    }
+    return stage_key("prepare", part, {"files": source_digest(context, section)})
+
+
+def adapt_rows(context: Context, task_name: str) -> int:
+    """Return how many rows are set apart for adapting the teacher on this task."""
+    adapt = context.recipe.teacher.adapt
+    return adapt.rows if adapt is not None and adapt.task == task_name else 0
+
+
+def source_digest(context: Context, section: Classification) -> str:
+    """Hash the local files that a task reads, so that an edited file is noticed; a hub id has its revision."""
+    return value_digest(
+        {
+            name: _file_hashes(context.base_folder / Path(name).expanduser())
+            for name in (section.data.source, section.data.validation)
+            if name is not None and ":" not in name
+        }
+    )
+
+
+def _file_hashes(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {path.name: file_sha256(path)}
+    if not path.is_dir():
+        return {}
+    try:
+        return {
+            file.relative_to(path).as_posix(): file_sha256(file) for file in sorted(path.rglob("*")) if file.is_file()
+        }
+    except OSError as error:
+        raise DataError(f"Cannot read the folder {path}: {error}. Check its permissions.") from error

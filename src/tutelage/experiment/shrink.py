@@ -1,0 +1,92 @@
+"""The stage ``shrink``: which layers a student keeps, decided once for all its runs.
+
+In: a student's section, the model it is cut from, a few rows. Out: ``shrink/<student>/layers.json``.
+"""
+
+import json
+from pathlib import Path
+
+from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.store import Manifest, write_json
+
+NUM_INFLUENCE_ROWS = 64  # "a few rows": the order of the layers of the sample is stable from 32 on
+
+
+def shrink(context: Context, student_name: str, prepared: Manifest, teacher: str, task_name: str) -> Manifest | None:
+    """Choose the layers that a student keeps; None when it keeps all.
+
+    Args:
+        context: The run.
+        student_name: A key of ``students``.
+        prepared: The prepared task whose rows measure the layers' influence.
+        teacher: Identity of the teacher, which is the student's origin unless it names a model.
+        task_name: The task of ``prepared``.
+    """
+    section = context.recipe.students[student_name]
+    if section.shrink is None:
+        return None
+    part = {"shrink": section.shrink.model_dump(mode="json"), "model": section.model, "revision": section.revision}
+    key = stage_key("shrink", part, {"teacher": teacher, "prepared": prepared.content_digest})
+    folder = context.folders.shrunk(student_name)
+    manifest = finished(folder, key)
+    if manifest is not None:
+        context.skip("shrink", student_name)
+        return manifest
+    with context.timed("shrink", student_name):
+        _make(context, student_name, folder, key, task_name)
+    return finished(folder, key)
+
+
+def kept_layers(context: Context, student_name: str) -> tuple[int, ...] | None:
+    """Return the layer map that the stage stored, or None."""
+    if context.recipe.students[student_name].shrink is None:
+        return None
+    stored = json.loads((context.folders.shrunk(student_name) / "layers.json").read_text(encoding="utf-8"))
+    return tuple(stored["kept"])
+
+
+def _make(context: Context, student_name: str, folder: Path, key: str, task_name: str) -> None:
+    from tutelage.build import student_compute
+    from tutelage.data import collate, read_prepared
+    from tutelage.data.plan import reading_batches
+    from tutelage.data.rows import classification_rows
+    from tutelage.experiment.origin import student_source
+    from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer
+    from tutelage.models.shrink import choose_layers, decoder_layers, layer_influence
+
+    section = context.recipe.students[student_name]
+    assert section.shrink is not None
+    source = student_source(context, student_name)
+    device, dtype = student_compute(context.recipe, section)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=dtype, device=device)
+    influence = None
+    if section.shrink.by == "influence":
+        prepared = read_prepared(context.folders.prepared(task_name))
+        rows = classification_rows(
+            tokenizer,
+            prepared.task,
+            prepared.splits["train"][:NUM_INFLUENCE_ROWS],
+            max_length=context.recipe.tasks[task_name].max_length,
+            end_of_turn_id=end_of_turn_id(tokenizer, model.config),
+        ).rows
+        groups = reading_batches([len(row.ids) for row in rows], token_budget=context.recipe.evaluate.token_budget)
+        pad_id = int(tokenizer.pad_token_id)
+        influence = layer_influence(model, [collate([rows[i] for i in group], pad_id=pad_id) for group in groups])
+    num_layers = len(decoder_layers(model))
+    kept = choose_layers(num_layers, section.shrink.layers, by=section.shrink.by, influence=influence)
+    with stage_artifact(context, folder, stage="shrink", key=key) as temporary:
+        content = {"kept": list(kept), "of": num_layers, "by": section.shrink.by, "influence": influence}
+        write_json(temporary / "layers.json", content)
+    context.show(f"shrink {student_name}: keeps layers {_ranges(kept)} of {num_layers} (by {section.shrink.by})")
+
+
+def _ranges(kept: tuple[int, ...]) -> str:
+    """Write 0, 1, 2, 8 as "0-2, 8"."""
+    runs: list[list[int]] = []
+    for layer in kept:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,0 +1,24 @@
+"""Pure losses: student tensors and a teacher signal in, a sum and a count out.
+
+In: logits or hidden states at N supervised positions, labels, a ``TeacherSignal``. Out: ``LossSum``, ``HeadLosses``.
+Nothing here runs a model's body, reads a configuration or divides.
+"""
+
+from tutelage.losses.capabilities import CAPABILITIES, check_capability
+from tutelage.losses.cross_entropy import cross_entropy
+from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, teacher_logits, topk_forward_kl
+from tutelage.losses.plain import HeadLosses, head_losses
+from tutelage.losses.registry import LOSSES
+
+__all__ = [
+    "CAPABILITIES",
+    "LOSSES",
+    "HeadLosses",
+    "check_capability",
+    "cross_entropy",
+    "dense_forward_kl",
+    "forward_kl",
+    "head_losses",
+    "teacher_logits",
+    "topk_forward_kl",
+]

@@ -1,0 +1,154 @@
+"""Say which source, signal, divergence and temperature go together, and what each then promises.
+
+In: the names a recipe uses. Out: nothing, or a ``CapabilityError`` with the reason. Recipes are validated and the
+conformance tests are generated from these tables.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tutelage.errors import CapabilityError
+
+SOURCES = ("live", "cached", "served")
+SIGNALS = ("dense", "final_hidden", "topk", "class_scores", "none")
+LABEL_DIVERGENCES = ("cross_entropy",)  # read gold labels: no teacher, no temperature
+TEACHER_DIVERGENCES = ("forward_kl",)
+
+PROPERTIES = (
+    "oracle",  # equals the float64 oracle
+    "fixed_point",  # zero and zero gradient when student equals teacher
+    "gradcheck",  # gradient equals finite differences
+    "detached_teacher",  # no gradient reaches the teacher
+    "split_invariance",  # 1x8 = 2x4 = 4x2 micro-batches with uneven masks
+    "mask_blindness",  # unsupervised positions have no effect, even when NaN
+    "permutation",  # renaming the vocabulary changes nothing
+    "small_tails",  # log-probabilities around -30 keep their digits
+    "empty",  # no supervised position: sum 0, count 0, a connected graph
+    "bf16",  # within a stated tolerance in bfloat16
+    "fused",  # the fused path gives the same values and gradients
+    "temperature_scale",  # gradients stay of one size as T grows (the T**2 factor)
+    "dense_equality",  # equals the loss on dense logits
+    "k_equals_v",  # with every id kept, equals the loss on dense logits
+    "any_temperature",  # one record serves every T > 0
+)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One defined combination: where it may be evaluated, and which properties it cannot have and why."""
+
+    temperatures: Literal["any", "stored", "one"]
+    denied: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """Properties that the conformance suite proves."""
+        return tuple(name for name in PROPERTIES if name not in self.denied)
+
+
+_NO_K = {"k_equals_v": "the signal keeps every id; there is no k"}
+_TOPK = {
+    "dense_equality": "ids in the tail bucket share one probability: a lower bound of the dense loss",
+    "any_temperature": "only temperatures whose log_z was stored",
+}
+_LABELS = {
+    **_NO_K,
+    "fixed_point": "its floor is the entropy of the labels, not 0",
+    "detached_teacher": "there is no teacher",
+    "dense_equality": "there is no teacher",
+    "temperature_scale": "there is no temperature",
+    "any_temperature": "gold labels are compared at T = 1",
+}
+
+# (source, signal, divergence). A label divergence is the same under every source and signal: one entry.
+CAPABILITIES: dict[tuple[str, str, str], Capability] = {
+    ("none", "none", "cross_entropy"): Capability("one", _LABELS),
+    ("live", "dense", "forward_kl"): Capability("any", _NO_K),
+    ("live", "final_hidden", "forward_kl"): Capability("any", _NO_K),
+    ("live", "topk", "forward_kl"): Capability("stored", _TOPK),
+    ("cached", "final_hidden", "forward_kl"): Capability("any", _NO_K),
+    ("cached", "topk", "forward_kl"): Capability("stored", _TOPK),
+    ("served", "topk", "forward_kl"): Capability(
+        "one", {**_TOPK, "temperature_scale": "a server gives log-probabilities at T = 1 only"}
+    ),
+}
+
+_CLASS_SCORES = "class scores cover the label words only, not the vocabulary; use final_hidden or topk"
+_NO_TEACHER = "it compares with a teacher, and there is no signal; add one under `signals` (final_hidden or topk)"
+
+REFUSALS: dict[tuple[str, str, str], str] = {
+    ("live", "class_scores", "forward_kl"): _CLASS_SCORES,
+    ("live", "none", "forward_kl"): _NO_TEACHER,
+    (
+        "cached",
+        "dense",
+        "forward_kl",
+    ): "dense logits are never stored (300 kB per position at V = 152k); use final_hidden, which gives the same loss",
+    ("cached", "class_scores", "forward_kl"): _CLASS_SCORES,
+    ("cached", "none", "forward_kl"): _NO_TEACHER,
+    ("served", "dense", "forward_kl"): "a server gives top-k log-probabilities only; use topk at T = 1",
+    ("served", "final_hidden", "forward_kl"): "a server does not give hidden states; use topk at T = 1",
+    ("served", "class_scores", "forward_kl"): _CLASS_SCORES,
+    ("served", "none", "forward_kl"): _NO_TEACHER,
+}
+
+
+def find_capability(*, source: str, signal: str, divergence: str) -> Capability:
+    """Look a combination up.
+
+    Raises:
+        CapabilityError: If a name is unknown or the combination is not defined; the message says why.
+    """
+    for what, name, known in (
+        ("divergence", divergence, LABEL_DIVERGENCES + TEACHER_DIVERGENCES),
+        ("source", source, (*SOURCES, "none")),
+        ("signal", signal, SIGNALS),
+    ):
+        if name not in known:
+            raise CapabilityError(f"unknown {what} {name!r}; expected one of {', '.join(known)}")
+    if divergence in LABEL_DIVERGENCES:
+        return CAPABILITIES["none", "none", divergence]
+    if source == "none":
+        raise CapabilityError(f"{divergence} with signal {signal} from no source: {_NO_TEACHER}")
+    if (reason := REFUSALS.get((source, signal, divergence))) is not None:
+        raise CapabilityError(f"{divergence} is not defined for signal {signal} from a {source} teacher: {reason}")
+    return CAPABILITIES[source, signal, divergence]
+
+
+def check_capability(
+    *,
+    source: str,
+    signal: str,
+    divergence: str,
+    temperature: float = 1.0,
+    cached_temperatures: Collection[float] | None = None,
+) -> None:
+    """Refuse a combination that is not defined, with the reason.
+
+    Args:
+        source: Where the signal comes from: live, cached, served (none when there is no teacher).
+        signal: dense, final_hidden, topk, class_scores or none.
+        divergence: A key of ``LOSSES``.
+        temperature: Dimensionless, > 0.
+        cached_temperatures: Temperatures whose log_z the top-k signal stores besides 1; None means not yet known.
+
+    Raises:
+        CapabilityError: What was asked, why it is not defined, what to use instead.
+    """
+    capability = find_capability(source=source, signal=signal, divergence=divergence)
+    asked = f"{divergence} on {signal} from a {source} teacher at temperature {temperature:g}"
+    if not temperature > 0:
+        raise CapabilityError(f"{asked}: expected a temperature above 0")
+    if temperature == 1.0 or capability.temperatures == "any":
+        return
+    if divergence in LABEL_DIVERGENCES:
+        raise CapabilityError(f"{divergence} at temperature {temperature:g}: expected 1, gold labels have no other")
+    if capability.temperatures == "one":
+        raise CapabilityError(f"{asked}: only T = 1 is defined; set temperature 1, or use a cached final_hidden signal")
+    if cached_temperatures is not None and temperature not in cached_temperatures:
+        stored = ", ".join(f"{t:g}" for t in sorted({1.0, *cached_temperatures}))
+        raise CapabilityError(
+            f"{asked}: the signal stores log_z for {stored} only; add the temperature to the signal's `temperatures` "
+            "and teach again, or use final_hidden, which serves every temperature"
+        )

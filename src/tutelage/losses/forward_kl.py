@@ -1,0 +1,143 @@
+"""KL(teacher || student) over dense logits and over stored top-k, as a sum and a count.
+
+In: the student's logits and a teacher signal at the same N positions. Out: a ``LossSum``.
+
+Vocabularies may differ in size by padding. Then both softmaxes run over the first min(U, V) ids: an id that
+the other side lacks has logit -inf (not 0), so it carries no probability on either side.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tutelage.errors import CapabilityError
+from tutelage.losses.buckets import teacher_buckets
+from tutelage.losses.precision import no_autocast, widen
+from tutelage.types import DenseLogits, FinalHidden, LossSum, TeacherSignal, TopK
+
+
+def forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TeacherSignal, *, temperature: float) -> LossSum:
+    """Sum KL(teacher || student) over the positions, for any signal that defines it.
+
+    Dense logits and final hidden states (read through the teacher's head): ``dense_forward_kl``. Top-k:
+    ``topk_forward_kl``. Equal inputs give 0.
+
+    Args:
+        student_logits_NV: Raw logits, any float dtype. Gradients flow here only.
+        teacher: The teacher's signal at the same positions.
+        temperature: Dimensionless, > 0.
+
+    Returns:
+        The sum in nats times ``temperature**2`` (float32 scalar) and the number of positions.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+        CapabilityError: If the signal does not define the loss, or not at this temperature.
+    """
+    if isinstance(teacher, TopK):
+        return topk_forward_kl(student_logits_NV, teacher, temperature=temperature)
+    return dense_forward_kl(student_logits_NV, teacher_logits(teacher), temperature=temperature)
+
+
+def teacher_logits(teacher: TeacherSignal) -> Float[Tensor, "N U"]:
+    """Give the teacher's full logits: as they are, or through the teacher's own head.
+
+    Args:
+        teacher: Dense logits or final hidden states.
+
+    Returns:
+        Raw logits without a gradient; final hidden states give at least float32.
+
+    Raises:
+        CapabilityError: If the signal does not determine them.
+    """
+    if isinstance(teacher, DenseLogits):
+        return teacher.logits_NU.detach()
+    if isinstance(teacher, FinalHidden):
+        with torch.no_grad(), no_autocast(teacher.hidden_NE.device):
+            return teacher.head.logits(teacher.hidden_NE)
+    raise CapabilityError(
+        f"a {type(teacher).__name__} signal does not hold a distribution over the vocabulary; expected dense, "
+        "final_hidden or topk"
+    )
+
+
+def dense_forward_kl(
+    student_logits_NV: Float[Tensor, "N V"], teacher_logits_NU: Float[Tensor, "N U"], *, temperature: float
+) -> LossSum:
+    """Sum KL(teacher || student) over the whole shared vocabulary.
+
+    ``T**2 * sum_v p_T(v) * (log p_T(v) - log q_T(v))``, p the teacher's and q the student's softmax at T. The
+    teacher's entropy is included, so equal logits give 0.
+
+    Args:
+        student_logits_NV: Raw logits, any float dtype; upcast to float32. Gradients flow here only.
+        teacher_logits_NU: Raw logits; ids beyond min(U, V) are padding and carry no probability.
+        temperature: Dimensionless, > 0.
+
+    Returns:
+        The sum in nats (float32 scalar) and the number of positions.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+
+    Source:
+        Hinton et al. 2015, arXiv:1503.02531, section 2.
+    """
+    check_temperature(temperature)
+    num_shared = min(student_logits_NV.shape[1], teacher_logits_NU.shape[1])
+    student_NW = torch.log_softmax(widen(student_logits_NV[:, :num_shared]) / temperature, dim=-1)
+    teacher_NW = torch.log_softmax(widen(teacher_logits_NU.detach()[:, :num_shared]) / temperature, dim=-1)
+    return LossSum(total=temperature**2 * kl_entries(teacher_NW, student_NW).sum(), count=student_logits_NV.shape[0])
+
+
+def topk_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TopK, *, temperature: float) -> LossSum:
+    """Sum KL(teacher || student) over k + 1 buckets: the kept ids and everything else.
+
+    ``T**2 * (sum_kept p (log p - log q) + p_tail (log p_tail - log q_tail))``. The student's tail is the
+    log-sum-exp over its non-kept logits (``1 - sum`` has no digits left below 1e-7). Equal distributions give 0;
+    k = V equals ``dense_forward_kl``; otherwise it is a lower bound of it.
+
+    Args:
+        student_logits_NV: Raw logits, any float dtype; upcast to float32. Gradients flow here only.
+        teacher: Kept ids with log-probabilities, and ``log_z_N`` at ``temperature``.
+        temperature: Dimensionless, > 0.
+
+    Returns:
+        The sum in nats (float32 scalar) and the number of positions.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+        CapabilityError: If the record holds no ``log_z`` at ``temperature``.
+        AlignmentError: If a position keeps padding ids only.
+
+    Source:
+        The tail bucket of TRL's server path and of Megatron-LM's cached loss; the gradient is in closed_form.py.
+    """
+    check_temperature(temperature)
+    num_shared = min(student_logits_NV.shape[1], teacher.vocab_size)
+    buckets = teacher_buckets(teacher, temperature=temperature, num_shared=num_shared)
+    scaled_NW = widen(student_logits_NV[:, :num_shared]) / temperature
+    log_z_N = scaled_NW.logsumexp(dim=1)
+    kept_N = kl_entries(buckets.logprobs_NK, scaled_NW.gather(1, buckets.ids_NK) - log_z_N[:, None]).sum(dim=1)
+    rest_NW = scaled_NW.scatter(1, buckets.ids_NK, -math.inf)
+    empty_N1 = buckets.tail_logprob_N.isneginf()[:, None]
+    if bool(empty_N1.any()):  # log-sum-exp over -inf alone has a NaN gradient
+        rest_NW = rest_NW.masked_fill(empty_N1, 0.0)
+    rest_log_z_N = rest_NW.logsumexp(dim=1)
+    tail_N = kl_entries(buckets.tail_logprob_N, rest_log_z_N - log_z_N)
+    return LossSum(total=temperature**2 * (kept_N + tail_N).sum(), count=student_logits_NV.shape[0])
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number."""
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; expected a positive finite number")
+
+
+def kl_entries(teacher_logprobs: Tensor, student_logprobs: Tensor) -> Tensor:
+    """Give ``p (log p - log q)`` per entry; an entry with p = 0 gives 0, also where log q is -inf."""
+    probs = teacher_logprobs.exp()
+    return torch.where(probs > 0, probs * (teacher_logprobs - student_logprobs), 0.0)

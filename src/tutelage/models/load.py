@@ -1,0 +1,257 @@
+"""Models and tokenizers, read without running foreign code.
+
+In: a ``ModelSource``. Out: a plain ``transformers`` model in evaluation mode, and its tokenizer.
+Only safetensors and GGUF are read; ``trust_remote_code`` is False; every weight must be in the file.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.utils as hub_utils
+import jinja2
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from tutelage.errors import MemoryExhaustedError, ModelError, TutelageError
+from tutelage.models.source import ModelSource, check_weight_files, one_line
+
+# What transformers, safetensors, gguf and json raise on files that are missing, damaged or foreign
+# (each seen on a damaged copy; JSONDecodeError is a ValueError).
+FOREIGN_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    struct.error,
+)
+OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError that says so
+OBSOLETE_WEIGHTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")  # buffers that old checkpoints carry
+ANSWER = "tutelage-answer"  # stands for the assistant's words when a chat template is read
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; one without padding token pads with its end token.
+
+    That never costs the end token its supervision: which tokens are targets is decided by
+    ``target_mask``, never by comparing ids with the padding id.
+
+    Raises:
+        ModelError: If it cannot be read, or has neither a padding nor an end token.
+    """
+    with quiet(), readable(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"The tokenizer of {source.name} has neither a padding nor an end token. Use another one.")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a causal language model in ``dtype``, in evaluation mode.
+
+    GGUF weights are widened to plain tensors and the model is rebuilt around them, since the one
+    that transformers returns keeps a ``quantization_config`` and refuses casts.
+
+    Raises:
+        ModelError: If it cannot be read, a weight is missing from the files, or it is quantised otherwise.
+        MemoryExhaustedError: If the device's memory does not suffice.
+    """
+    if source.folder is not None and source.gguf_file is None:
+        check_weight_files(source.folder)
+    model = _load_gguf(source, dtype) if source.gguf_file else _load_safetensors(source, dtype)
+    with readable(source, "model"):
+        model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
+    model.config.name_or_path = ""  # a path of this machine has no place in what we save
+    return model.eval()
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> int:
+    """Return the token that ends an answer: what the chat template writes after it, else the end token.
+
+    Raises:
+        ModelError: If there is neither.
+    """
+    turn_end = _template_end(tokenizer) if tokenizer.chat_template else None
+    for candidate in (turn_end, tokenizer.eos_token_id, model_config.get_text_config().eos_token_id):
+        found = candidate[0] if isinstance(candidate, list) else candidate
+        if found is not None:
+            return int(found)
+    raise ModelError(
+        "Neither the chat template, the tokenizer nor the model's config names a token that ends an answer. "
+        "Set `eos_token` in the tokenizer's folder."
+    )
+
+
+def local_folder(source: ModelSource) -> Path:
+    """Return the folder that holds a source's files; for a hub id its snapshot in the hub's cache.
+
+    Raises:
+        ModelError: If a hub id was not downloaded yet.
+    """
+    if source.folder is not None:
+        return source.folder
+    with quiet(), readable(source, "files"):
+        config_file = cached_file(source.path, "config.json", revision=source.revision, local_files_only=True)
+    return Path(str(config_file)).parent
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back progress bars and advisory notes of transformers, peft and the hub, and restore them after."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub_bars_off = hub_utils.are_progress_bars_disabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    hub_utils.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of one library to another, not to the user
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # switches the hub's bars on too
+        if hub_bars_off != hub_utils.are_progress_bars_disabled():
+            (hub_utils.disable_progress_bars if hub_bars_off else hub_utils.enable_progress_bars)()
+
+
+class readable(contextlib.AbstractContextManager[None]):  # noqa: N801  # used as a function
+    """Turn whatever a foreign reader raises into a one-line error of ours.
+
+    A class and no generator because ``tokenizers`` raises bare ``Exception``, and only exactly that may be caught.
+    """
+
+    def __init__(self, source: ModelSource, part: str) -> None:
+        self.source, self.part = source, part
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, TutelageError):
+            return
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or OUT_OF_MEMORY in str(error):
+            raise MemoryExhaustedError(
+                f"{self.source.name} does not fit into memory: {one_line(error)}. Use a smaller model or dtype."
+            ) from error
+        if kind is Exception or isinstance(error, FOREIGN_ERRORS):
+            raise ModelError(
+                f"Cannot read the {self.part} of {self.source.name} ({self.source.path}): {one_line(error)}. "
+                "Expected a causal language model with *.safetensors, or a .gguf file; check its name and its files."
+            ) from error
+
+
+def _where(source: ModelSource) -> dict[str, Any]:
+    local = {"local_files_only": True} if source.folder is not None else {"revision": source.revision}
+    return local | ({"gguf_file": source.gguf_file} if source.gguf_file else {})
+
+
+def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    # Otherwise transformers asks a service of the hub to convert pickled weights, and loads what it answers.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    with quiet(), readable(source, "model"):
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+        _refuse_quantised(config, source)
+        answer: Any = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below by name
+            **_where(source),
+        )
+    model, loaded = answer
+    _refuse_misfits(loaded, source)
+    return model
+
+
+def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
+    """Refuse a model of which a part would be random, or a file of which a part would be ignored."""
+    misfits = {
+        "lack": sorted(loaded["missing_keys"]),
+        "hold, in another shape,": sorted(key[0] for key in loaded["mismatched_keys"]),
+        "hold in excess": sorted(key for key in loaded["unexpected_keys"] if not key.endswith(OBSOLETE_WEIGHTS)),
+    }
+    for fault, keys in misfits.items():
+        if keys:
+            raise ModelError(
+                f"The weight files of {source.name} {fault} {keys[0]} ({len(keys)} such weights): config.json "
+                "describes another model. Expected a complete causal language model; download it again."
+            )
+
+
+def _load_gguf(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"{source.name} is a GGUF file; reading it needs `pip install 'tutelage[gguf]'`.") from error
+    # The bar over GGUF tensors is plain tqdm on stderr, without a switch.
+    with quiet(), readable(source, "model"), contextlib.redirect_stderr(io.StringIO()):
+        read = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **_where(source))
+        return rebuild_plain(read, dtype)
+
+
+def rebuild_plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Build the same model without ``quantization_config``, from its config and its widened weights.
+
+    Raises:
+        ModelError: If a weight of the new model has no counterpart.
+    """
+    config = model.config
+    weights = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, name):
+            delattr(config, name)
+    config.dtype = dtype
+    rebuilt = type(model)._from_config(config, dtype=dtype)
+    missing, unexpected = rebuilt.load_state_dict(weights, strict=False)
+    rebuilt.tie_weights()
+    lost = [name for name in missing if name not in (rebuilt.all_tied_weights_keys or {})]
+    if lost or unexpected:
+        raise ModelError(f"The weights do not fit {type(model).__name__}: {(lost + unexpected)[0]} has no counterpart.")
+    if model.generation_config is not None:
+        rebuilt.generation_config = model.generation_config
+    return rebuilt
+
+
+def _refuse_quantised(config: Any, source: ModelSource) -> None:
+    found = getattr(config, "quantization_config", None)
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", "?")
+        raise ModelError(
+            f"{source.name} holds weights quantised with {method}, which cannot be cast or trained. "
+            "Expected float weights, or a .gguf file (those are widened)."
+        )
+
+
+def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the first special token a chat template writes after the assistant's words."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (jinja2.TemplateError, ValueError, TypeError, KeyError):
+        return None  # a template for other roles or another shape of turns: the end token decides
+    _, found, tail = text.rpartition(ANSWER)
+    if not found:
+        return None
+    reader: Any = tokenizer  # its methods reach the type checker through __getattr__
+    ids = reader.encode(tail, add_special_tokens=False)
+    special = set(reader.all_special_ids) | set(reader.get_added_vocab().values())
+    return next((i for i in ids if i in special), None)

@@ -1,0 +1,112 @@
+"""Build the report of an experiment: page, figures, tables and ``summary.json``, committed as one artifact.
+
+In: the folder of an experiment. Out: ``<experiment>/report/`` and a table for the terminal.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.report.arms import group_arms
+from tutelage.report.collect import Experiment, Run, collect
+from tutelage.report.figures import group_figures
+from tutelage.report.item_view import view_items
+from tutelage.report.page import SHOWN_PROVENANCE, GroupParts, render_page
+from tutelage.report.summary import summarise
+from tutelage.report.table_formats import to_csv, to_latex, to_markdown
+from tutelage.report.tables import group_tables
+from tutelage.report.terminal import terminal_table
+from tutelage.store import files_digest, new_artifact, read_manifest, safe_name, value_digest, write_file, write_json
+
+REPORT_FOLDER, PAGE, SUMMARY, PROVENANCE = "report", "report.html", "summary.json", "provenance.json"
+KIND = "report"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A committed report."""
+
+    page: Path
+    terminal: str  # plain text, at most 80 columns
+    summary: dict[str, Any]
+
+
+def build_report(
+    experiment_folder: Path, *, question: str, command: str, run_ids: Collection[str] | None = None
+) -> Built:
+    """Write ``report/`` from the finished runs; nothing is written when it is already up to date.
+
+    Equal runs give equal bytes: measured times go to ``provenance.json``, which no content digest covers.
+
+    Args:
+        experiment_folder: Holds one folder per run.
+        question: What the experiment asks; shown above the answer.
+        command: How to make this report again; shown with every table and figure.
+        run_ids: Only these runs; default all finished ones.
+
+    Raises:
+        DataError: If no run has finished, or runs cannot be compared.
+        IntegrityError: If a run's file is damaged.
+        DiskError: If the disk is full; an older report stays.
+    """
+    experiment = collect(experiment_folder, run_ids=run_ids)
+    folder = experiment_folder / REPORT_FOLDER
+    key = _report_key(experiment, question=question, command=command)
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest.fields.get("key") == key:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return Built(folder / PAGE, terminal_table(summary), summary)
+    summary = summarise(experiment, question=question, command=command)
+    arms = group_arms(experiment.runs)
+    groups = [
+        GroupParts(
+            group,
+            group_tables(group),
+            group_figures(group),
+            view_items(arms[group["task"], group["student"]], group["answer"]["method"]),
+        )
+        for group in summary["groups"]
+    ]
+    runs = (*experiment.runs, *experiment.trials)
+    with new_artifact(folder, kind=KIND, fields={"key": key}, point="report") as temporary:
+        write_file(temporary / PAGE, render_page(summary, groups, runs))
+        write_json(temporary / SUMMARY, summary)
+        for parts in groups:
+            _write_parts(temporary, parts, command, prefix=_file_prefix(parts.summary, len(groups)))
+        write_json(temporary / PROVENANCE, {"seconds": {run.run_id: run.seconds for run in runs}})
+    return Built(folder / PAGE, terminal_table(summary), summary)
+
+
+def _report_key(experiment: Experiment, *, question: str, command: str) -> str:
+    """Address the report by all that it shows, and by the code that shows it."""
+    source = Path(__file__).parent
+    runs: Sequence[Run] = (*experiment.runs, *experiment.trials)
+    shown = {run.run_id: [run.content_digest, _stable(run.provenance)] for run in runs}
+    code = [files_digest(source.glob("*.py")), files_digest((source / "templates").glob("*.*"))]
+    return value_digest({"question": question, "command": command, "runs": shown, "code": code})
+
+
+def _stable(provenance: dict[str, Any]) -> dict[str, Any]:
+    return {key: provenance.get(key) for key in (*SHOWN_PROVENANCE, "recipe")}
+
+
+def _file_prefix(group: dict[str, Any], num_groups: int) -> str:
+    if num_groups == 1:
+        return ""
+    return "-".join(safe_name(name, what="task or student") for name in (group["task"], group["student"]) if name) + "-"
+
+
+def _write_parts(folder: Path, parts: GroupParts, command: str, *, prefix: str) -> None:
+    for table in parts.tables:
+        stem = folder / "tables" / f"{prefix}{table.name}"
+        for suffix, text in (
+            ("csv", to_csv(table)),
+            ("tex", to_latex(table, command=command)),
+            ("md", to_markdown(table, command=command)),
+        ):
+            write_file(stem.with_name(f"{stem.name}.{suffix}"), text)
+    for figure in parts.figures:
+        for suffix, content in figure.formats.items():
+            write_file(folder / "figures" / f"{prefix}{figure.name}.{suffix}", content)

@@ -1,0 +1,217 @@
+"""Read what an experiment left on disk.
+
+In: ``<experiment>/<run_id>/{run.json, items.parquet, metrics.jsonl, evaluations.jsonl, provenance.json}``.
+Out: an :class:`Experiment`. A folder without a valid manifest does not exist; a damaged file is an error.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tutelage.errors import DataError, IntegrityError
+from tutelage.report.pairing import ItemScores, Seed
+from tutelage.store import Manifest, read_manifest
+
+RUN_FILE, ITEMS_FILE, PROVENANCE_FILE = "run.json", "items.parquet", "provenance.json"
+STEPS_FILE, EVALUATIONS_FILE = "metrics.jsonl", "evaluations.jsonl"
+ROLES = ("teacher", "untouched", "baseline", "pseudo", "method", "control", "trial")
+REQUIRED_COLUMNS = ("item_key", "cluster_key", "gold", "prediction", "score")
+LOGPROB_PREFIX = "logprob_"
+SCORE_TOLERANCE = 1e-6  # run.json may round; anything beyond that is another set of items
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its record, and what lies beside it (empty when that part is optional and missing)."""
+
+    record: dict[str, Any]
+    items: dict[str, np.ndarray] | None  # columns of items.parquet, sorted by item key
+    labels: tuple[str, ...]  # names behind the indices ``gold`` and ``prediction``
+    steps: tuple[dict[str, Any], ...]  # lines of metrics.jsonl
+    evaluations: tuple[dict[str, Any], ...]  # lines of evaluations.jsonl
+    provenance: dict[str, Any]
+    content_digest: str
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder."""
+        return self.record["run_id"]
+
+    @property
+    def role(self) -> str:
+        """What the run is for: one of ``ROLES``."""
+        return "trial" if self.record.get("trial") else self.record["role"]
+
+    @property
+    def seed(self) -> Seed:
+        """Training seed; None for what is not trained."""
+        return self.record.get("seed")
+
+    @property
+    def student(self) -> str | None:
+        """Name of the student; None for a teacher."""
+        return self.record.get("student") or None
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of training, or of the whole stage; kept in the provenance, since it is never the same twice."""
+        seconds = self.provenance.get("seconds")
+        return seconds.get("train", seconds.get("stage")) if isinstance(seconds, dict) else seconds
+
+    @property
+    def test(self) -> dict[str, float | None]:
+        """Metrics on the test items."""
+        return (self.record.get("metrics") or {}).get("test") or {}
+
+    @property
+    def scores(self) -> ItemScores:
+        """Per-item scores.
+
+        Raises:
+            DataError: If the run has no items.
+        """
+        if self.items is None:
+            raise DataError(f"Run {self.run_id} has no {ITEMS_FILE}. Evaluate it again: delete its folder and run.")
+        return ItemScores(self.items["item_key"], self.items["cluster_key"], self.items["score"].astype(float))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The finished runs of one experiment; ``trials`` searched, ``runs`` are reported."""
+
+    name: str
+    runs: tuple[Run, ...]
+    trials: tuple[Run, ...]
+
+
+def collect(experiment_folder: Path, *, run_ids: Collection[str] | None = None) -> Experiment:
+    """Read every finished run of an experiment.
+
+    Args:
+        experiment_folder: Holds one folder per run.
+        run_ids: Only these runs (those that the recipe now plans); default all that are there.
+
+    Raises:
+        DataError: If there is no finished run to report, or two runs stand for the same arm and seed.
+        IntegrityError: If a file differs from its manifest, or items from the run's own metrics.
+    """
+    folders = sorted(path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}"))
+    runs = []
+    for folder in folders:
+        if ".tmp." in folder.name or (run_ids is not None and folder.name not in run_ids):
+            continue
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            runs.append(_read_run(folder, manifest))
+    reported = tuple(run for run in runs if run.role != "trial")
+    if not reported:
+        raise DataError(
+            f"{experiment_folder} holds no finished run to report ({len(runs)} trials, {len(folders)} folders with a "
+            f"{RUN_FILE}). Run the recipe first: `tutelage run RECIPE`."
+        )
+    _refuse_duplicates(reported)
+    return Experiment(experiment_folder.name, reported, tuple(run for run in runs if run.role == "trial"))
+
+
+def _read_run(folder: Path, manifest: Manifest) -> Run:
+    record = _parse_json(folder / RUN_FILE, _verified_bytes(folder, RUN_FILE, manifest))
+    missing = [key for key in ("run_id", "role", "method", "task") if key not in record]
+    if missing or record["role"] not in ROLES:
+        found = f"lacks {', '.join(missing)}" if missing else f"has role {record['role']!r}"
+        raise DataError(
+            f"{folder / RUN_FILE} {found}; expected one of {', '.join(ROLES)} as `role`. Make the run again."
+        )
+    items, labels, provenance = None, (), {}
+    if ITEMS_FILE in manifest.files:
+        items, labels = _parse_items(folder / ITEMS_FILE, _verified_bytes(folder, ITEMS_FILE, manifest))
+    if PROVENANCE_FILE in manifest.files:
+        provenance = _parse_json(folder / PROVENANCE_FILE, _verified_bytes(folder, PROVENANCE_FILE, manifest))
+    steps, evaluations = (_read_lines(folder, name, manifest) for name in (STEPS_FILE, EVALUATIONS_FILE))
+    run = Run(record, items, labels, steps, evaluations, provenance, manifest.content_digest)
+    _check_items(folder, run)
+    return run
+
+
+def _read_lines(folder: Path, name: str, manifest: Manifest) -> tuple[dict[str, Any], ...]:
+    if name not in manifest.files:
+        return ()
+    lines = _verified_bytes(folder, name, manifest).splitlines()
+    return tuple(_parse_json(folder / name, line) for line in lines if line.strip())
+
+
+def _verified_bytes(folder: Path, name: str, manifest: Manifest) -> bytes:
+    content = (folder / name).read_bytes()
+    if name not in manifest.files or hashlib.sha256(content).hexdigest() != manifest.files[name]["sha256"]:
+        raise IntegrityError(
+            f"{folder / name} is not what was committed. Delete {folder} and run again; only it is remade."
+        )
+    return content
+
+
+def _parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}. Delete its folder and run again.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, expected an object. Delete its folder and run again.")
+    return value
+
+
+def _parse_items(path: Path, content: bytes) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(f"{path} is not readable as Parquet: {error}. Delete its folder and run again.") from error
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
+    if missing or table.num_rows == 0:
+        raise DataError(
+            f"{path} has {table.num_rows} rows and lacks {missing}; expected {', '.join(REQUIRED_COLUMNS)}."
+        )
+    columns = {
+        name: np.asarray(table[name].to_pylist(), dtype=_column_type(table[name].type)) for name in table.column_names
+    }
+    order = np.argsort(columns["item_key"], kind="stable")
+    return {name: column[order] for name, column in columns.items()}, _label_names(table.schema)
+
+
+def _label_names(schema: pa.Schema) -> tuple[str, ...]:
+    header = json.loads((schema.metadata or {}).get(b"tutelage", b"{}"))
+    logprobs = [name.removeprefix(LOGPROB_PREFIX) for name in schema.names if name.startswith(LOGPROB_PREFIX)]
+    return tuple(header.get("labels") or logprobs)
+
+
+def _column_type(arrow_type: pa.DataType) -> type | None:
+    return str if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type) else None
+
+
+def _check_items(folder: Path, run: Run) -> None:
+    accuracy = run.test.get("accuracy")
+    if run.items is None or accuracy is None:
+        return
+    found = float(run.scores.scores.mean())
+    if abs(found - accuracy) > SCORE_TOLERANCE:
+        raise IntegrityError(
+            f"{folder}: the items give accuracy {found:.6f}, run.json says {accuracy:.6f}; they are from different "
+            "evaluations. Delete the folder and run again."
+        )
+
+
+def _refuse_duplicates(runs: tuple[Run, ...]) -> None:
+    seen: dict[tuple, str] = {}
+    for run in runs:
+        arm = (run.record["task"], run.student, run.role, run.record["method"], run.seed)
+        if arm in seen:
+            raise DataError(
+                f"Runs {seen[arm]} and {run.run_id} both stand for {run.record['method']} with seed {run.seed}. "
+                "One is left over from an earlier recipe: delete its folder, or use another `name`."
+            )
+        seen[arm] = run.run_id

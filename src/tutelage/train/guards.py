@@ -1,0 +1,131 @@
+"""Nothing trains on a lie: what must hold before a step may change a weight.
+
+In: rows, teacher signals, losses, gradients. Out: nothing, or an error that names step and rows.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import AlignmentError, DataError, NumericsError
+from tutelage.types import Batch, DenseLogits, FinalHidden, StudentRow, TeacherSignal, TopK
+
+NUM_NAMED = 5
+
+
+def name_some(names: Sequence[str]) -> str:
+    """List a few names, and how many more there are."""
+    rest = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_rows(rows: Sequence[StudentRow]) -> None:
+    """Refuse rows from which nothing can be learned.
+
+    Raises:
+        DataError: If there are no rows, or a row has no supervised target.
+    """
+    if not rows:
+        raise DataError("There are no rows to train on. Check the task's `data` and its `limit`.")
+    empty = [row.item_key for row in rows if not row.target_mask.any()]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(rows)} rows have no supervised target: {name_some(empty)}. A row must keep its "
+            "answer; raise `max_length` or drop the row."
+        )
+
+
+def check_signal(signal: TeacherSignal, batch: Batch, *, step: int) -> None:
+    """Refuse a teacher signal that is not finite, or is for other positions than the batch's.
+
+    Dense logits may be minus infinity (a padded vocabulary); nothing else may.
+
+    Raises:
+        AlignmentError: If the number of positions differs.
+        NumericsError: With the rows of the non-finite positions.
+    """
+    if isinstance(signal, DenseLogits):
+        signal_NX, bad_NX = signal.logits_NU, signal.logits_NU.isnan() | signal.logits_NU.isposinf()
+    elif isinstance(signal, FinalHidden):
+        signal_NX, bad_NX = signal.hidden_NE, ~signal.hidden_NE.isfinite()
+    elif isinstance(signal, TopK):
+        signal_NX = torch.cat([signal.logprobs_NK, *(z_N.unsqueeze(1) for z_N in signal.log_z_N.values())], dim=1)
+        bad_NX = ~signal_NX.isfinite()
+    else:
+        return
+    if signal_NX.shape[0] != batch.num_targets:
+        raise AlignmentError(
+            f"The teacher's signal covers {signal_NX.shape[0]} positions, the batch supervises {batch.num_targets} "
+            f"(step {step}). Both must come from the same rows; teach again."
+        )
+    if bad_NX.any():
+        bad_N = bad_NX.any(dim=1).cpu().numpy()
+        raise NumericsError(
+            f"Step {step}: the teacher's signal is not finite at {int(bad_N.sum())} of {len(bad_N)} positions, rows "
+            f"{name_some(rows_at(batch, bad_N))}. Nothing was changed. Verify the cache or change the teacher's dtype."
+        )
+
+
+def rows_at(batch: Batch, mask_N: np.ndarray) -> list[str]:
+    """Name the rows to which the chosen supervised positions belong."""
+    counts = [len(positions) for positions in batch.teacher_positions]
+    row_of_N = np.repeat(np.arange(len(counts)), counts)
+    return [batch.item_keys[index] for index in np.unique(row_of_N[mask_N])]
+
+
+def check_losses(
+    objective_nats: float, micro_nats: Sequence[float], row_groups: Sequence[Sequence[str]], *, step: int
+) -> None:
+    """Refuse a step whose loss is not finite, or exactly zero.
+
+    Args:
+        objective_nats: The step's sum over all ranks, so that all of them refuse together.
+        micro_nats: This rank's sums, per micro-batch.
+        row_groups: The item keys, per micro-batch.
+        step: Number of the step, from 1.
+
+    Raises:
+        NumericsError: With the rows of the micro-batches concerned.
+    """
+    if not math.isfinite(objective_nats):
+        bad = [
+            key for nats, keys in zip(micro_nats, row_groups, strict=True) if not math.isfinite(nats) for key in keys
+        ]
+        raise NumericsError(
+            f"Step {step}: the loss is {objective_nats}; it comes from rows {name_some(bad) or 'of another process'}. "
+            "No weight was changed. Lower the learning rate, or look at these rows with `tutelage preview`."
+        )
+    if objective_nats == 0.0:
+        every = [key for keys in row_groups for key in keys]
+        raise NumericsError(
+            f"Step {step}: the loss is exactly 0 over rows {name_some(every)}, so nothing can be learned. Check the "
+            "labels, and that student and teacher are not the same model."
+        )
+
+
+def check_gradients(
+    grad_norm: float, parameters: dict[str, nn.Parameter], row_keys: Sequence[str], *, step: int
+) -> None:
+    """Refuse a step whose gradient is not finite, or is zero everywhere although the loss is not.
+
+    Raises:
+        NumericsError: With the parameters and rows concerned.
+    """
+    if math.isfinite(grad_norm) and grad_norm > 0.0:
+        return
+    bad = [name for name, p in parameters.items() if p.grad is not None and not _is_finite(p.grad)]
+    if bad:
+        found = f"the gradient is not finite in {name_some(bad)}"
+    else:
+        found = f"the gradient's norm is {grad_norm} over all {len(parameters)} trainable parameters"
+    raise NumericsError(
+        f"Step {step}: {found}; rows {name_some(row_keys)}. No weight was changed. Lower the learning rate, or look "
+        "at these rows with `tutelage preview`."
+    )
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    return bool(gradient.isfinite().all())

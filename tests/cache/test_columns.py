@@ -1,0 +1,184 @@
+"""What goes into a column comes out of it, and what must not go in is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_signals import random_tensors
+
+from tutelage.cache import COLUMNS, ClassScoresColumn, FinalHiddenColumn, TopKColumn, column_from_spec
+from tutelage.cache.column import Column
+from tutelage.errors import CacheError, CapabilityError, NumericsError
+
+COLUMN_EXAMPLES = [
+    FinalHiddenColumn(8, "fp32"),
+    FinalHiddenColumn(7, "bf16"),
+    FinalHiddenColumn(5, "fp16"),
+    TopKColumn(4, (1, 2.5), 97),
+    TopKColumn(3, (1,), 97, "fp16"),
+    TopKColumn(97, (0.5, 4), 97),
+    TopKColumn(2, (8,), 70_000),
+    ClassScoresColumn((5, 9, 3)),
+]
+
+
+@pytest.mark.parametrize("column", COLUMN_EXAMPLES, ids=lambda column: column.name)
+def test_a_column_survives_its_spec_as_json(column: Column) -> None:
+    assert column_from_spec(json.loads(json.dumps(column.spec))) == column
+
+
+@pytest.mark.parametrize("column", COLUMN_EXAMPLES, ids=lambda column: column.name)
+def test_records_have_the_stated_bytes_and_encode_again_to_the_same(column: Column) -> None:
+    records = column.encode(random_tensors(column, 11))
+    assert records.dtype == np.uint8
+    assert records.shape == (11, column.stride)
+    assert np.array_equal(column.encode(column.decode(records)), records)
+
+
+def test_names_differ_wherever_specs_differ() -> None:
+    columns = [*COLUMN_EXAMPLES, TopKColumn(4, (1, 2.500001), 97), ClassScoresColumn((5, 3, 9))]
+    assert len({column.name for column in columns}) == len(columns)
+
+
+def test_every_registered_kind_has_an_example() -> None:
+    assert {column.kind for column in COLUMN_EXAMPLES} == set(COLUMNS)
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_hidden_states_of_the_stored_dtype_come_back_bit_for_bit(dtype: str, torch_dtype: torch.dtype) -> None:
+    hidden_NE = torch.randn(50, 8).mul(100).to(torch_dtype)
+    column = FinalHiddenColumn(8, dtype)
+    assert torch.equal(column.decode(column.encode({"hidden_NE": hidden_NE}))["hidden_NE"], hidden_NE)
+
+
+def test_float32_hidden_states_stored_as_bf16_are_rounded_to_nearest() -> None:
+    hidden_NE = torch.randn(50, 8)
+    column = FinalHiddenColumn(8, "bf16")
+    decoded_NE = column.decode(column.encode({"hidden_NE": hidden_NE}))["hidden_NE"].float()
+    assert not torch.equal(decoded_NE, hidden_NE)
+    assert ((decoded_NE - hidden_NE).abs() <= hidden_NE.abs() * 2**-8).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_positions=st.integers(0, 9),
+    k=st.integers(1, 30),
+    temperatures=st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=1, unique=True),
+    vocab_size=st.sampled_from([30, 97, 65_536, 65_537]),
+    seed=st.integers(0, 1000),
+)
+def test_topk_in_float32_round_trips_exactly(
+    num_positions: int, k: int, temperatures: list[float], vocab_size: int, seed: int
+) -> None:
+    column = TopKColumn(k, tuple(temperatures), vocab_size)
+    tensors = random_tensors(column, num_positions, seed=seed)
+    decoded = column.decode(column.encode(tensors))
+    assert set(decoded) == set(tensors)
+    assert all(torch.equal(decoded[name], tensors[name]) for name in tensors)
+
+
+def test_topk_ids_take_two_bytes_up_to_65536_and_four_beyond() -> None:
+    assert TopKColumn(64, (1,), 65_536).parts == {"ids": 128, "values": 256, "log_z": 0}
+    assert TopKColumn(64, (1, 2), 65_537, "fp16").parts == {"ids": 256, "values": 128, "log_z": 4}
+    largest = {"ids_NK": torch.tensor([[65_535]]), "logprobs_NK": torch.zeros(1, 1), "log_z_NT": torch.empty(1, 0)}
+    column = TopKColumn(1, (1,), 65_536)
+    assert column.decode(column.encode(largest))["ids_NK"].item() == 65_535
+
+
+def test_topk_in_float16_keeps_its_bound_and_is_refused_outside_of_it() -> None:
+    column = TopKColumn(4, (1,), 97, "fp16")
+    tensors = random_tensors(column, 200)
+    error_NK = (column.decode(column.encode(tensors))["logprobs_NK"] - tensors["logprobs_NK"]).abs()
+    assert error_NK.max() > 0
+    assert (error_NK <= tensors["logprobs_NK"].abs() * 2**-11 + 2**-25).all()
+    with pytest.raises(NumericsError, match="does not fit into float16"):
+        column.encode({**tensors, "logprobs_NK": tensors["logprobs_NK"] - 70_000})
+
+
+def test_a_logprob_one_rounding_above_zero_is_stored_as_zero() -> None:
+    column = TopKColumn(1, (1,), 97)
+    tensors = {"ids_NK": torch.tensor([[3]]), "logprobs_NK": torch.tensor([[5e-7]]), "log_z_NT": torch.empty(1, 0)}
+    assert column.first_problem(tensors) is None
+    assert column.decode(column.encode(tensors))["logprobs_NK"].item() == 0.0
+
+
+BAD_TOPK = {
+    "nan": ("logprobs_NK", [-1.0, float("nan")], "not finite"),
+    "infinite": ("logprobs_NK", [-1.0, float("-inf")], "not finite"),
+    "positive": ("logprobs_NK", [0.01, -5.0], "above 0"),
+    "unsorted": ("logprobs_NK", [-5.0, -1.0], "not sorted"),
+    "mass": ("logprobs_NK", [-0.1, -0.2], "sum to more than 1"),
+    "duplicate": ("ids_NK", [7, 7], "occurs twice"),
+    "negative id": ("ids_NK", [-1, 7], "outside of"),
+    "id beyond the vocabulary": ("ids_NK", [7, 97], "outside of"),
+    "log_z": ("log_z_NT", [float("nan")], "log_z is not finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TOPK)
+def test_topk_that_is_no_distribution_is_found_at_its_position(case: str) -> None:
+    name, values, reason = BAD_TOPK[case]
+    column = TopKColumn(2, (2,), 97)
+    tensors = random_tensors(column, 6)
+    assert column.first_problem(tensors) is None
+    tensors[name] = tensors[name].clone()
+    tensors[name][4] = torch.tensor(values, dtype=tensors[name].dtype)
+    position, found = column.first_problem(tensors) or (None, "")
+    assert position == 4
+    assert reason in found
+
+
+def test_hidden_states_that_overflow_the_stored_dtype_are_found() -> None:
+    assert FinalHiddenColumn(2, "fp16").first_problem({"hidden_NE": torch.tensor([[0.0, 1.0], [1e6, 0.0]])}) == (
+        1,
+        "a hidden value is not finite in fp16",
+    )
+
+
+def test_class_scores_above_zero_are_found() -> None:
+    column = ClassScoresColumn((1, 2))
+    assert column.first_problem({"scores_NC": torch.tensor([[-1.0, -2.0]])}) is None
+    assert column.first_problem({"scores_NC": torch.tensor([[-1.0, 0.5]])}) is not None
+    assert column.first_problem({"scores_NC": torch.tensor([[-1.0, float("nan")]])}) is not None
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda: TopKColumn(98, (1,), 97), "k = 98"),
+        (lambda: TopKColumn(0, (1,), 97), "k = 0"),
+        (lambda: TopKColumn(5, (), 97), "temperatures"),
+        (lambda: TopKColumn(5, (0.0, 1.0), 97), "temperatures"),
+        (lambda: TopKColumn(5, (float("inf"),), 97), "temperatures"),
+        (lambda: TopKColumn(5, (1,), 97, "bf16"), "bf16"),
+        (lambda: FinalHiddenColumn(8, "int8"), "int8"),
+        (lambda: ClassScoresColumn((4, 4)), "all different"),
+        (lambda: ClassScoresColumn((4,)), "at least two"),
+    ],
+)
+def test_impossible_columns_are_refused(build: object, reason: str) -> None:
+    assert callable(build)
+    with pytest.raises(CapabilityError, match=reason):
+        build()
+
+
+def test_unknown_kinds_and_settings_are_refused() -> None:
+    with pytest.raises(CacheError, match="sampled"):
+        column_from_spec({"kind": "sampled", "n": 12})
+    with pytest.raises(CacheError, match="not understood"):
+        column_from_spec({"kind": "final_hidden", "width": 8, "colour": "red"})
+
+
+def test_only_a_larger_k_with_the_temperatures_serves() -> None:
+    stored = TopKColumn(8, (1, 2, 4), 97)
+    assert stored.serves(TopKColumn(8, (4,), 97))
+    assert stored.serves(TopKColumn(3, (1, 2), 97))
+    assert not stored.serves(TopKColumn(9, (1,), 97))
+    assert not stored.serves(TopKColumn(3, (8,), 97))
+    assert not stored.serves(TopKColumn(3, (1,), 98))
+    assert not stored.serves(FinalHiddenColumn(8))
+    assert FinalHiddenColumn(8).serves(FinalHiddenColumn(8))
+    assert not FinalHiddenColumn(8).serves(FinalHiddenColumn(8, "fp32"))

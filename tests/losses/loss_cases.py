@@ -1,0 +1,154 @@
+"""A small random problem for every entry of CAPABILITIES.
+
+In: (source, signal, divergence). Out: student tensors, a teacher signal at chosen temperatures, a way to run a path.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from loss_oracles import ORACLES, head_logits
+from torch import Tensor
+
+from tutelage.losses import CAPABILITIES, LOSSES, HeadLosses, head_losses
+from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, TopK
+
+Implementation = Callable[..., HeadLosses]  # (hidden, head, labels, signal, *, terms)
+STORED_TEMPERATURES = (1.0, 2.0, 4.0)
+CHUNK = 3  # does not divide N: the last chunk is shorter
+
+
+def plain(hidden, head, labels, signal, *, terms) -> HeadLosses:
+    return head_losses(hidden, head, labels, signal, terms=terms, fused=False)
+
+
+def fused(hidden, head, labels, signal, *, terms) -> HeadLosses:
+    return head_losses(hidden, head, labels, signal, terms=terms, fused=True, chunk=CHUNK)
+
+
+PATHS: dict[str, Implementation] = {"plain": plain, "fused": fused}
+
+
+def top_k_of(logits: Tensor, k: int, temperatures) -> TopK:
+    logprobs = torch.log_softmax(logits, dim=-1)
+    values, ids = logprobs.topk(k)
+    log_z = {float(t): torch.logsumexp(logprobs / t, dim=-1) for t in temperatures}
+    return TopK(ids, values, log_z, logits.shape[1])
+
+
+@dataclass(frozen=True)
+class Case:
+    key: tuple[str, str, str]
+    hidden: Tensor
+    head: OutputHead
+    labels: Tensor
+    teacher_hidden: Tensor
+    teacher_head: OutputHead
+    k: int = 5
+
+    @property
+    def source(self) -> str:
+        return self.key[0]
+
+    @property
+    def signal_kind(self) -> str:
+        return self.key[1]
+
+    @property
+    def divergence(self) -> str:
+        return self.key[2]
+
+    @property
+    def capability(self):
+        return CAPABILITIES[self.key]
+
+    @property
+    def compares_with_teacher(self) -> bool:
+        return LOSSES[self.divergence].compares_with == "teacher"
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return (1.0,) if self.capability.temperatures == "one" else STORED_TEMPERATURES
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        return self.teacher_head.logits(self.teacher_hidden)
+
+    def terms(self, temperature: float = 1.0, weight: float = 1.0) -> list[LossTerm]:
+        return [LossTerm(self.divergence, weight, temperature)]
+
+    def signal(self, temperatures=STORED_TEMPERATURES, k: int | None = None):
+        if self.signal_kind == "none":
+            return None
+        if self.signal_kind == "dense":
+            return DenseLogits(self.teacher_logits)
+        if self.signal_kind == "final_hidden":
+            return FinalHidden(self.teacher_hidden, self.teacher_head)
+        if self.source == "served":
+            temperatures = ()
+        return top_k_of(self.teacher_logits, k or self.k, temperatures)
+
+    def equal_teacher(self) -> "Case":
+        """Give the case whose teacher is the student itself."""
+        return replace(self, teacher_hidden=self.hidden, teacher_head=self.head)
+
+    def to(self, dtype: torch.dtype) -> "Case":
+        def cast(head: OutputHead) -> OutputHead:
+            bias = None if head.bias_V is None else head.bias_V.to(dtype)
+            return replace(head, weight_VD=head.weight_VD.to(dtype), bias_V=bias)
+
+        return replace(
+            self,
+            hidden=self.hidden.to(dtype),
+            head=cast(self.head),
+            teacher_hidden=self.teacher_hidden.to(dtype),
+            teacher_head=cast(self.teacher_head),
+        )
+
+    def oracle(self, temperature: float) -> float:
+        """Give the float64 loss by the oracle, from hidden states on."""
+        student = _oracle_logits(self.hidden, self.head)
+        teacher = _oracle_logits(self.teacher_hidden, self.teacher_head)
+        kept = torch.as_tensor(teacher).topk(self.k).indices.tolist()
+        oracle = ORACLES[self.divergence, self.signal_kind]
+        return oracle(student, self.labels.tolist(), teacher, kept, temperature)
+
+
+def _oracle_logits(hidden: Tensor, head: OutputHead):
+    bias = None if head.bias_V is None else head.bias_V.double().numpy()
+    return head_logits(
+        hidden.double().numpy(), head.weight_VD.double().numpy(), bias, scale=head.scale, softcap=head.softcap
+    )
+
+
+HEADS = {
+    "plain": {"bias": False, "scale": 1.0, "softcap": None},
+    "bias_scale": {"bias": True, "scale": 1.7, "softcap": None},
+    "softcap": {"bias": True, "scale": 0.8, "softcap": 3.0},
+}
+
+
+def make_case(key, *, head: str = "plain", num_positions=7, num_ids=19, width=6, teacher_width=5, seed=0) -> Case:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    form = HEADS[head]
+    student_head = OutputHead(
+        normal(num_ids, width), normal(num_ids) if form["bias"] else None, form["scale"], form["softcap"]
+    )
+    teacher_head = OutputHead(normal(num_ids, teacher_width), normal(num_ids), scale=1.2, softcap=6.0)
+    labels = torch.randint(0, num_ids, (num_positions,), generator=draw)
+    return Case(
+        key, normal(num_positions, width), student_head, labels, normal(num_positions, teacher_width), teacher_head
+    )
+
+
+def gradients(case: Case, implementation: Implementation, signal, terms):
+    """Give the objective's value and its gradients with respect to hidden states, weight and bias."""
+    leaves = [case.hidden, case.head.weight_VD] + ([] if case.head.bias_V is None else [case.head.bias_V])
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    head = replace(case.head, weight_VD=leaves[1], bias_V=leaves[2] if len(leaves) == 3 else None)
+    losses = implementation(leaves[0], head, case.labels, signal, terms=terms)
+    return losses.objective.total.detach(), torch.autograd.grad(losses.objective.total, leaves)
