@@ -111,7 +111,7 @@ def test_find_column_says_what_is_held_when_the_signal_is_not(tmp_path: Path) ->
     write(tmp_path, TopKColumn(4, (1,), 97))
     with pytest.raises(CacheError, match=r"k = \[4\]; expected at least 5"):
         find_column(tmp_path, TEACHER, kind="topk", k=5)
-    with pytest.raises(CacheError, match="holds topk-k4-t1-fp32; expected a final_hidden"):
+    with pytest.raises(CacheError, match="holds topk-k4-v97-t1-fp32; expected a final_hidden"):
         find_column(tmp_path, TEACHER, kind="final_hidden", dtype="bf16")
 
 

@@ -39,7 +39,12 @@ def test_records_have_the_stated_bytes_and_encode_again_to_the_same(column: Colu
 
 
 def test_names_differ_wherever_specs_differ() -> None:
-    columns = [*COLUMN_EXAMPLES, TopKColumn(4, (1, 2.500001), 97), ClassScoresColumn((5, 3, 9))]
+    columns = [
+        *COLUMN_EXAMPLES,
+        TopKColumn(4, (1, 2.500001), 97),
+        TopKColumn(4, (1, 2.5), 98),
+        ClassScoresColumn((5, 3, 9)),
+    ]
     assert len({column.name for column in columns}) == len(columns)
 
 

@@ -40,7 +40,7 @@ def test_scores_equal_those_of_whole_unpadded_sequences_in_float64(model, make_p
     np.testing.assert_allclose(scores.logprobs_BC, expected, atol=TOLERANCE)
     np.testing.assert_array_equal(scores.top1_B, tops)
     assert scores.logprobs_BC.dtype == np.float64
-    assert np.ptp(expected) > 5  # the model is not so uniform that everything would pass
+    assert np.ptp(expected) > 2  # the model is not so uniform that everything would pass
 
 
 def test_a_single_token_scores_the_same_beside_longer_choices(model, make_prompts):

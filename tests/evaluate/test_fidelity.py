@@ -41,7 +41,7 @@ def test_kl_and_agreement_equal_a_float64_oracle(make_model, rows, oracle_logpro
     expected = oracle(student, teacher, rows, oracle_logprobs)
     found = fidelity(student, rows, LiveTeacher(teacher, kind="dense"), **OPTIONS)
     assert found == pytest.approx(expected, abs=1e-4)
-    assert expected["kl_to_teacher"] > 1
+    assert expected["kl_to_teacher"] > 0.3
     assert 0 <= expected["top1_agreement"] < 1
 
 

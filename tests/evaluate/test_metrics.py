@@ -1,6 +1,7 @@
 """Metrics against slow oracles in exact fractions."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def oracle_ece(pairs) -> Fraction:
     """Every bin's mean confidence and accuracy, in exact fractions."""
     total = Fraction(0)
     edges = [float(edge) for edge in np.linspace(0, 1, 16)]
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(pairwise(edges)):
         inside = [pair for pair in pairs if low < pair[0] <= high or (number == 0 and pair[0] == 0)]
         if inside:
             mean_confidence = sum((Fraction(c) for c, _ in inside), Fraction(0)) / len(inside)

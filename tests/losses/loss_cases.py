@@ -46,6 +46,23 @@ class Case:
     teacher_head: OutputHead
     k: int = 5
 
+    def at_size(self, *, num_positions: int, num_ids: int) -> "Case":
+        """Give the case cut to fewer positions and ids."""
+
+        def cut(head: OutputHead) -> OutputHead:
+            bias = None if head.bias_V is None else head.bias_V[:num_ids]
+            return replace(head, weight_VD=head.weight_VD[:num_ids], bias_V=bias)
+
+        return replace(
+            self,
+            hidden=self.hidden[:num_positions],
+            head=cut(self.head),
+            labels=self.labels[:num_positions] % num_ids,
+            teacher_hidden=self.teacher_hidden[:num_positions],
+            teacher_head=cut(self.teacher_head),
+            k=min(self.k, num_ids // 2),
+        )
+
     @property
     def source(self) -> str:
         return self.key[0]

@@ -31,10 +31,8 @@ def test_only_the_adapter_trains_in_float32_on_a_bfloat16_base():
     model = attach_lora(tiny_model().bfloat16(), r=2, alpha=4, dropout=0.0)
     kinds = {("lora_" in name, p.requires_grad, p.dtype) for name, p in model.named_parameters()}
     assert kinds == {(True, True, torch.float32), (False, False, torch.bfloat16)}
-    names = {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad and "lora_A" in name}
-    names |= {name.split(".lora_")[0].split(".")[-1] for name, p in model.named_parameters() if p.requires_grad}
-    assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= names
-    assert not names & {"up_proj", "down_proj", "gate_proj", "lm_head"}
+    names = {name.split(".lora_")[0].split(".")[-1] for name, p in model.named_parameters() if p.requires_grad}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_a_new_adapter_changes_nothing_and_its_gradient_reaches_it():
@@ -120,8 +118,9 @@ def test_training_bfloat16_parameters_is_refused_with_the_reason():
 
 
 def test_bfloat16_weights_do_ignore_small_updates():
-    # Normal weights of std 0.02, as transformers start them; one Adam step moves each by about the learning rate.
+    # The reason behind the refusal, on weights as wide as trained ones (std 0.05); float32 keeps every update.
     torch.manual_seed(0)
-    weights = (0.02 * torch.randn(100_000)).bfloat16()
-    ignored = (weights + torch.tensor(2e-5).bfloat16() == weights).float().mean()
-    assert ignored > 0.8
+    weights = 0.05 * torch.randn(100_000)
+    ignored = (weights.bfloat16() + torch.tensor(2e-5).bfloat16() == weights.bfloat16()).float().mean()
+    assert ignored == pytest.approx(0.87, abs=0.03)
+    assert (weights + 2e-5 != weights).all()

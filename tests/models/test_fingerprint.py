@@ -89,7 +89,7 @@ def test_a_gguf_file_is_its_own_identity(tmp_path):
 
 
 def test_a_folder_without_weights_or_adapter_is_refused(folder, tmp_path):
-    with pytest.raises(ModelError, match="adapter_model.safetensors"):
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors"):
         model_fingerprint(folder, dtype=torch.float32, adapter=tmp_path)
     with pytest.raises(ModelError, match="No weight file"):
         model_fingerprint(folder, dtype=torch.float32, gguf_file="b.gguf")

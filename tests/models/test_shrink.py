@@ -152,7 +152,7 @@ def test_layers_that_share_keys_and_values_are_refused():
 
 
 def test_a_model_without_a_list_of_layers_is_refused():
+    model = tiny_model()
+    model.config.num_hidden_layers = 9
     with pytest.raises(ModelError, match="no list of 9 decoder layers"):
-        model = tiny_model()
-        model.config.num_hidden_layers = 9
         decoder_layers(model)

@@ -96,7 +96,7 @@ def test_an_index_may_name_only_files_of_its_folder(folder, name):
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_a_damaged_index_is_refused(folder, text):
     (folder / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ModelError, match="model.safetensors.index.json"):
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json"):
         check_weight_files(folder)
 
 

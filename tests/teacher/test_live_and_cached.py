@@ -50,7 +50,8 @@ def test_cached_equals_live_in_other_orders_shapes_and_packings(
     for chosen in ([3, 1, 19], list(range(20)), [7]):
         batch = batch_of([rows[number] for number in chosen], packed=packed)
         live, cached = live_hidden.signal(batch), cached_hidden.signal(batch)
-        assert torch.allclose(cached.hidden_NE, live.hidden_NE, rtol=0, atol=2e-6)
+        # other batch shapes move float32 by up to 2.5e-6 here, and log-probabilities by 6.7e-6
+        assert torch.allclose(cached.hidden_NE, live.hidden_NE, rtol=0, atol=1e-5)
         live, cached = live_topk.signal(batch), cached_topk.signal(batch)
         assert isinstance(live, TopK)
         assert isinstance(cached, TopK)
@@ -156,7 +157,7 @@ def test_a_signal_that_was_never_taught_is_an_error(tmp_path: Path, teacher_mode
     teach(teacher_model, teacher_rows(2), columns=[column], root=tmp_path, fingerprint=FINGERPRINT)
     with pytest.raises(CacheError, match="at least 5"):
         CachedTeacher(tmp_path, FINGERPRINT, TopKColumn(5, (1,), VOCAB_SIZE))
-    with pytest.raises(CacheError, match="holds topk-k4-t1-fp32; expected topk-k4-t1-fp32"):
+    with pytest.raises(CacheError, match="holds topk-k4-v97-t1-fp32; expected topk-k4-v98-t1-fp32"):
         CachedTeacher(tmp_path, FINGERPRINT, TopKColumn(4, (1,), VOCAB_SIZE + 1))
 
 

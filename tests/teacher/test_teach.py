@@ -1,5 +1,6 @@
 """The teach stage computes what is missing, once, and says what it cost."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_a_smaller_k_is_not_computed_when_a_larger_one_is_stored(
     found = CacheReader(tmp_path, FINGERPRINT, small).read(keys, positions)
     expected_NV = dense_logprobs(teacher_model, rows)
     assert found["ids_NK"].equal(expected_NV.topk(3, dim=1).indices)
+
+
+def test_of_two_wanted_columns_the_one_that_the_other_serves_is_not_stored(
+    tmp_path: Path, teacher_model: LlamaForCausalLM
+) -> None:
+    rows = teacher_rows(4)
+    small, twin = TopKColumn(6, (1,), VOCAB_SIZE), TopKColumn(8, (2,), VOCAB_SIZE)
+    for columns in ([small, TOPK, twin], [TOPK, small]):
+        assert set(run(teacher_model, rows, tmp_path, columns=columns).digests) == {TOPK.name}
+    assert CachedTeacher(tmp_path, FINGERPRINT, small).signal(batch_of(rows)).ids_NK.shape[1] == 6
 
 
 def test_class_token_ids_add_class_scores_at_the_first_position(
@@ -226,7 +237,7 @@ def test_a_disk_too_small_for_the_forecast_is_refused_before_any_work(
         needed.append(needed_bytes)
         raise DiskError("too small")
 
-    monkeypatch.setattr("tutelage.teacher.teach.require_free_space", refuse)
+    monkeypatch.setattr(importlib.import_module("tutelage.teacher.teach"), "require_free_space", refuse)
     with pytest.raises(DiskError, match="too small"):
         run(teacher_model, teacher_rows(20), tmp_path)
     assert not list(tmp_path.rglob(MANIFEST))

@@ -19,22 +19,6 @@ from tutelage.store import crash
 from tutelage.teacher import TeachReport, teach
 
 ROWS = teacher_rows(12)
-# every point of the head's and of a shard's commit, in order; the test below proves the list complete
-COMMIT = (
-    "before_fsync",
-    "before_manifest",
-    "manifest.before_write",
-    "manifest.before_fsync",
-    "manifest.before_rename",
-    "manifest.after_rename",
-    "before_rename",
-    "after_rename",
-)
-SHARD = ("before_payload", "before_index", *COMMIT)
-NUM_SHARD_COMMITS = 4  # two shards in each of two columns
-PASSAGES = [f"cache.head.{name}:1" for name in COMMIT] + [
-    f"cache.shard.{name}:{count}" for count in range(1, NUM_SHARD_COMMITS + 1) for name in SHARD
-]
 
 
 def run(model: LlamaForCausalLM, root: Path) -> TeachReport:
@@ -62,32 +46,74 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, teacher_model: LlamaFo
     return run(teacher_model, tmp_path_factory.mktemp("undisturbed")).digests
 
 
-def test_every_crash_point_of_a_teach_stage_is_listed(
-    tmp_path: Path, teacher_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trace = tmp_path / "trace"
-    monkeypatch.setenv("TUTELAGE_CRASH_TRACE", str(trace))
-    run(teacher_model, tmp_path)
-    passed: Counter[str] = Counter()
-    found = []
+@pytest.fixture(scope="module")
+def passages(tmp_path_factory: pytest.TempPathFactory, teacher_model: LlamaForCausalLM) -> list[str]:
+    """Every passage of a crash point in one undisturbed run, as ``NAME:COUNT``."""
+    trace = tmp_path_factory.mktemp("trace") / "trace"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUTELAGE_CRASH_TRACE", str(trace))
+        run(teacher_model, trace.parent)
+    counts: Counter[str] = Counter()
+    named = []
     for name in trace.read_text().splitlines():
-        passed[name] += 1
-        found.append(f"{name}:{passed[name]}")
-    assert sorted(found) == sorted(PASSAGES)
+        counts[name] += 1
+        named.append(f"{name}:{counts[name]}")
+    return named
 
 
-@pytest.mark.parametrize("passage", PASSAGES)
-def test_killed_at_a_point_the_next_run_ends_with_the_same_digest(
-    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passage: str
+def check_kills(model: LlamaForCausalLM, folder: Path, undisturbed: dict[str, str], passages: list[str]) -> None:
+    for number, passage in enumerate(passages):
+        root = folder / str(number)
+        assert run_and_die(model, root, passage), passage
+        report = run(model, root)
+        assert report.digests == undisturbed, passage
+        assert report.repaired == ()
+        assert verify_cache(root, FINGERPRINT) == [], passage
+        assert not list(root.rglob("*.tmp.*")), passage
+
+
+def check_full_disk(model: LlamaForCausalLM, folder: Path, undisturbed: dict[str, str], passages: list[str]) -> None:
+    for number, passage in enumerate(passages):
+        root = folder / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(crash, "_passages", {})
+            patch.setenv("TUTELAGE_CRASH_POINT", passage)
+            patch.setenv("TUTELAGE_CRASH_ACTION", "enospc")
+            with pytest.raises(DiskError) as caught:
+                run(model, root)
+        assert caught.value.exit_code == 4
+        assert verify_cache(root, FINGERPRINT) == [], passage
+        assert not list(root.rglob("*.tmp.*")), passage
+        assert run(model, root).digests == undisturbed, passage
+
+
+def test_a_shards_own_points_and_those_of_its_commit_are_passed(passages: list[str]) -> None:
+    names = {passage.rpartition(":")[0] for passage in passages}
+    own = {"before_payload", "before_index", "before_manifest", "before_rename", "after_rename"}
+    assert {f"cache.shard.{name}" for name in own} <= names
+    assert "cache.head.before_rename" in names
+    assert sum("cache.shard.before_payload" in passage for passage in passages) == 4  # 2 shards x 2 columns
+
+
+def test_killed_at_every_point_the_next_run_ends_with_the_same_digest(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
 ) -> None:
-    assert run_and_die(teacher_model, tmp_path, passage)
-    report = run(teacher_model, tmp_path)
-    assert report.digests == undisturbed
-    assert report.repaired == ()
-    assert verify_cache(tmp_path, FINGERPRINT) == []
-    assert not list(tmp_path.rglob("*.tmp.*"))
-    done = int(passage.rpartition(":")[2]) - 1 if "shard" in passage else 0
-    assert report.computed <= 12 - 6 * (done // 2), "a kill lost more than one shard"
+    check_kills(teacher_model, tmp_path, undisturbed, [passage for passage in passages if passage.endswith(":1")])
+
+
+@pytest.mark.slow
+def test_killed_at_every_passage_the_next_run_ends_with_the_same_digest(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
+) -> None:
+    check_kills(teacher_model, tmp_path, undisturbed, passages)
+
+
+@pytest.mark.parametrize(("count", "num_computed"), [(1, 12), (2, 12), (3, 6), (4, 6)])
+def test_a_kill_loses_at_most_one_shard(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, count: int, num_computed: int
+) -> None:
+    assert run_and_die(teacher_model, tmp_path, f"cache.shard.before_rename:{count}")
+    assert run(teacher_model, tmp_path).computed == num_computed
 
 
 def test_killed_again_and_again_the_cache_is_finished(
@@ -98,21 +124,14 @@ def test_killed_again_and_again_the_cache_is_finished(
     assert run(teacher_model, tmp_path).digests == undisturbed
 
 
-@pytest.mark.parametrize("passage", PASSAGES)
 def test_a_full_disk_is_exit_4_and_the_next_run_completes(
-    tmp_path: Path,
-    teacher_model: LlamaForCausalLM,
-    undisturbed: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    passage: str,
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
 ) -> None:
-    monkeypatch.setattr(crash, "_passages", {})
-    monkeypatch.setenv("TUTELAGE_CRASH_POINT", passage)
-    monkeypatch.setenv("TUTELAGE_CRASH_ACTION", "enospc")
-    with pytest.raises(DiskError) as caught:
-        run(teacher_model, tmp_path)
-    assert caught.value.exit_code == 4
-    assert verify_cache(tmp_path, FINGERPRINT) == []
-    assert not list(tmp_path.rglob("*.tmp.*"))
-    monkeypatch.delenv("TUTELAGE_CRASH_POINT")
-    assert run(teacher_model, tmp_path).digests == undisturbed
+    check_full_disk(teacher_model, tmp_path, undisturbed, [passage for passage in passages if passage.endswith(":1")])
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_every_passage_is_exit_4_and_the_next_run_completes(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
+) -> None:
+    check_full_disk(teacher_model, tmp_path, undisturbed, passages)

@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_the_whole_step(tmp_path, watch, bad, se
         return losses
 
     module.forward = poisoned
-    with pytest.raises(NumericsError, match="loss is -?(nan|inf)") as error:
+    with pytest.raises(NumericsError, match=r"loss is -?(nan|inf)") as error:
         run_tiny(tmp_path, module=module, teacher=False, show=watch, evaluate=False, **settings)
     assert_untouched(watch, tmp_path, error)
     assert rows_seen[-1] in str(error.value)

@@ -66,9 +66,14 @@ def test_a_stream_that_is_no_terminal_gets_at_most_eleven_plain_lines(num_steps)
 def test_a_terminal_gets_a_bar_that_is_taken_down_after_an_error():
     stream = io.StringIO()
     progress = TrainProgress(Console(file=stream, force_terminal=True, width=80))
-    with pytest.raises(KeyError), progress as show:
-        show(record(50, 100))
-        raise KeyError
+
+    def fail():
+        with progress as show:
+            show(record(50, 100))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert progress.bar is None
     assert "50/100" in stream.getvalue()
     assert "\x1b[?25h" in stream.getvalue()  # the cursor is shown again

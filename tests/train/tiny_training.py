@@ -41,7 +41,7 @@ def tiny_student(kind="full", *, dropout=0.1):
     if kind == "full":
         return prepare_full(model)
     torch.manual_seed(2)
-    return attach_lora(model, r=4, alpha=8, dropout=dropout)
+    return attach_lora(model, r=4, alpha=8.0, dropout=dropout)
 
 
 def tiny_rows(num_rows=20, seed=3):
@@ -60,7 +60,9 @@ class TinyTeacher:
     """A live teacher: the final hidden states of another tiny model."""
 
     def __init__(self):
-        self.model = tiny_model(9, layers=3, hidden=24).eval()
+        self.model = tiny_model(9, layers=1, hidden=24).eval()
+        with torch.no_grad():  # an opinion: fresh weights would give nearly uniform probabilities
+            self.model.lm_head.weight.mul_(20.0)
 
     @torch.no_grad()
     def signal(self, batch):

@@ -65,7 +65,7 @@ class TopKColumn(Column):
     @override
     def name(self) -> str:
         marks = "_".join(str(temperature).removesuffix(".0") for temperature in self.temperatures)
-        return f"topk-k{self.k}-t{marks}-{self.dtype}"
+        return f"topk-k{self.k}-v{self.vocab_size}-t{marks}-{self.dtype}"
 
     @property
     def id_dtype(self) -> torch.dtype:

@@ -6,7 +6,7 @@ In: pydantic. Out: ``Section``, the scalar types and ``refuse``, which reports s
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NoReturn
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -22,7 +22,9 @@ def _check_name(name: str) -> str:
         return safe_name(name)
     except ConfigError:
         raise PydanticCustomError(
-            "unsafe_name", "expected 1 to 80 characters out of A-Z a-z 0-9 . _ - (it becomes a file name)"
+            "unsafe_name",
+            "cannot be a file name; expected 1 to 80 characters out of A-Z a-z 0-9 . _ - , "
+            "not dots only, not ending like NAME.tmp.1.2",
         ) from None
 
 
@@ -48,7 +50,8 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_fast_defaults(cls, values: Any, details: ValidationInfo) -> Any:
+    def _take_fast_defaults(cls, values: Any, details: Any) -> Any:
+        # `details` is pydantic's ValidationInfo, a protocol that cannot be checked at run time.
         values = {} if values is None else values  # `S1:` with nothing below it means all defaults
         if (
             not cls.takes_mode_defaults

@@ -57,6 +57,7 @@ class Row:
 class Table:
     """The settings of one section, at a path such as ``students.NAME.adapter``."""
 
+    section: type[BaseModel]
     path: str
     kind: str | None
     summary: str
@@ -73,7 +74,7 @@ def reference_tables(section: type[BaseModel] = Recipe, path: str = "") -> Itera
     fields = ordered_fields(section)
     kind = get_args(section.model_fields["kind"].annotation)[0] if "kind" in fields else None
     rows = tuple(_row(name, field) for name, field in fields.items())
-    yield Table(path or "recipe", kind, " ".join((section.__doc__ or "").split()), rows)
+    yield Table(section, path or "recipe", kind, " ".join((section.__doc__ or "").split()), rows)
     for name, field in fields.items():
         below = f"{path}.{name}" if path else name
         for inner, suffix in _sections(field.annotation):

@@ -102,12 +102,14 @@ class Classification(Section):
                 yield ("verbalisers", label), f"{words!r} is blank; write the word that the model is to answer"
 
     def _label_problems(self) -> Problems:
-        known = ", ".join(self.verbalisers)
-        for value, label in (self.data.labels or {}).items():
-            if label not in self.verbalisers:
-                yield ("data", "labels", value), f"{label!r} is not a class; expected one of {known}"
-        missing = sorted(set(self.verbalisers) - set((self.data.labels or self.verbalisers).values()))
-        if self.data.labels and missing:
+        if self.data.labels is None:
+            return
+        unknown = {value: label for value, label in self.data.labels.items() if label not in self.verbalisers}
+        for value, label in unknown.items():
+            known = ", ".join(self.verbalisers)
+            yield ("data", "labels", value), f"{label!r} is not a class; expected one of {known}"
+        missing = [label for label in self.verbalisers if label not in self.data.labels.values()]
+        if missing and not unknown:
             yield ("data", "labels"), f"no value stands for {', '.join(missing)}; every class needs one"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from tutelage.config.base import PROBLEMS
 from tutelage.config.modes import MODES
@@ -32,10 +33,10 @@ EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number from {ge}",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number up to {le}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
     "too_short": "at least {min_length} of them",
     "literal_error": "{expected}",
     "string_pattern_mismatch": "auto, cpu, mps, cuda or cuda:N",  # the one pattern there is: a device
@@ -51,7 +52,7 @@ def translate(error: ValidationError, root: type[BaseModel], values: Any) -> lis
         if details["type"] == PROBLEMS:
             base = raw_path(loc, values, all_exist=True)
             problems += [((*base, *path), message) for path, message in details.get("ctx", {})["problems"]]
-        else:
+        elif not _follows_from_its_parts(details):
             found.setdefault(raw_path(loc, values), []).append(details)
     problems += [(path, _message(path, entries, root)) for path, entries in found.items()]
     return problems
@@ -78,21 +79,25 @@ def raw_path(loc: Sequence[str | int], values: Any, *, all_exist: bool = False) 
     return tuple(path)
 
 
-def keys_at(root: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """List the keys that the schema knows at a pydantic location; nothing where keys are free."""
+def fields_at(root: type[BaseModel], loc: Sequence[str | int]) -> dict[str, FieldInfo]:
+    """Return the fields that the schema has at a pydantic location; nothing where keys are free."""
     annotation: Any = root
     for part in loc:
         annotation = _step(annotation, part)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    return []
+    sections = list(members(annotation))
+    return dict(sections[0].model_fields) if len(sections) == 1 else {}
+
+
+def _follows_from_its_parts(details: Any) -> bool:
+    """Say whether a list counts as too short only because its entries are not valid."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
 def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
     first = entries[0]
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(str(path[-1]), keys_at(root, first["loc"][:-1]))
+        return _unknown_key(str(path[-1]), list(fields_at(root, first["loc"][:-1])))
     if kind == "missing":
         return "missing" + _description(root, first["loc"])
     if kind == "union_tag_not_found":
@@ -147,12 +152,8 @@ def _mode_hint(value: Any) -> str:
 
 
 def _description(root: type[BaseModel], loc: Sequence[str | int]) -> str:
-    annotation: Any = root
-    for part in loc[:-1]:
-        annotation = _step(annotation, part)
-    fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
-    field = fields.get(str(loc[-1]))
-    return f"; expected: {field.description}" if field is not None and field.description else ""
+    field = fields_at(root, loc[:-1]).get(str(loc[-1]))
+    return f"; expected: {field.description}" if field is not None else ""
 
 
 def _kinds(root: type[BaseModel], loc: Sequence[str | int]) -> str:

@@ -6,7 +6,7 @@ In: a student, rows with supervised targets, and anything that gives a ``Teacher
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from tutelage.types import Batch, DenseLogits, FinalHidden, LossTerm, OutputHead
 FORWARD_KL = LossTerm("forward_kl", weight=1.0, temperature=1.0)
 
 
+@runtime_checkable
 class SignalSource(Protocol):
     """A live or cached teacher."""
 

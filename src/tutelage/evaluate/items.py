@@ -6,6 +6,7 @@ evaluation and statistics: same items, same bytes.
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -91,50 +92,66 @@ def read_items(path: Path) -> Items:
     Raises:
         IntegrityError: If the file is missing, damaged, or has other columns than expected.
     """
+    table = _read_table(path)
+    labels = _labels(path, table.schema)
+    logprob_columns = [LOGPROB_PREFIX + label for label in labels if LOGPROB_PREFIX + label in table.column_names]
+    _check_columns(path, table, labels if logprob_columns else ())
+    column = {name: table[name].to_numpy() for name in table.column_names if table[name].type != pa.string()}
+    return Items(
+        labels=labels,
+        item_keys=tuple(table["item_key"].to_pylist()),
+        cluster_keys=tuple(table["cluster_key"].to_pylist()),
+        gold_B=column["gold"],
+        prediction_B=column["prediction"],
+        score_B=column["score"],
+        confidence_B=column["confidence"],
+        valid_B=column["valid"],
+        logprobs_BC=np.stack([column[name] for name in logprob_columns], axis=1) if logprob_columns else None,
+        texts=tuple(table["text"].to_pylist()) if "text" in table.column_names else None,
+    )
+
+
+def _read_table(path: Path) -> pa.Table:
     try:
-        # From memory: a torn file must not be able to raise from a memory map, and one read is one state of it.
+        # From memory, not through a memory map: what is checked is then what is read.
         table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        table.validate(full=True)
     except FileNotFoundError:
         raise IntegrityError(
             f"{path} does not exist; expected the items of a finished evaluation. Run it again."
         ) from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise IntegrityError(
             f"{path} cannot be read as Parquet ({error}). Delete it and run the evaluation again."
         ) from error
-    labels = _check_schema(path, table.schema)
-    logprob_columns = [LOGPROB_PREFIX + label for label in labels]
-    has_logprobs = all(name in table.column_names for name in logprob_columns)
-    return Items(
-        labels=labels,
-        item_keys=_strings(table, "item_key"),
-        cluster_keys=_strings(table, "cluster_key"),
-        gold_B=table["gold"].to_numpy(),
-        prediction_B=table["prediction"].to_numpy(),
-        score_B=table["score"].to_numpy(),
-        confidence_B=table["confidence"].to_numpy(),
-        valid_B=table["valid"].to_numpy(),
-        logprobs_BC=np.stack([table[name].to_numpy() for name in logprob_columns], axis=1) if has_logprobs else None,
-        texts=_strings(table, "text") if "text" in table.column_names else None,
-    )
+    return table
 
 
-def _strings(table: pa.Table, name: str) -> tuple[str, ...]:
-    return tuple(table[name].to_pylist())
-
-
-def _check_schema(path: Path, schema: pa.Schema) -> tuple[str, ...]:
-    header = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    if header.get("format_version") != FORMAT_VERSION:
+def _labels(path: Path, schema: pa.Schema) -> tuple[str, ...]:
+    """Read the header: the format's version and the names behind the label indices."""
+    raw = (schema.metadata or {}).get(METADATA_KEY, b"{}")
+    try:
+        header = json.loads(raw)
+        found, labels = header.get("format_version"), header.get("labels")
+    except (ValueError, AttributeError):
+        found, labels = None, None
+    if found != FORMAT_VERSION or not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
         raise IntegrityError(
-            f"{path} has items format {header.get('format_version')}, expected {FORMAT_VERSION}. "
-            "It was not written by this version of tutelage; run the evaluation again."
+            f"{path} has items format {found} with the labels {labels}, expected {FORMAT_VERSION} and a list of names. "
+            "It is damaged, or was not written by this version of tutelage; run the evaluation again."
         )
-    wrong = [
-        f"{name} is {schema.field(name).type if name in schema.names else 'missing'}, expected {expected}"
-        for name, expected in COLUMNS.items()
-        if name not in schema.names or schema.field(name).type != expected
-    ]
-    if wrong:
+    return tuple(labels)
+
+
+def _check_columns(path: Path, table: pa.Table, scored_labels: Sequence[str]) -> None:
+    expected = COLUMNS | {LOGPROB_PREFIX + label: pa.float64() for label in scored_labels} | {"text": pa.string()}
+    found = {field.name: field.type for field in table.schema}
+    missing = expected.keys() - found.keys() - {"text"}
+    wrong = [f"{name} is missing, expected {expected[name]}" for name in sorted(missing)]
+    for name, found_type in found.items():
+        if found_type != expected.get(name):
+            wrong.append(f"{name} is {found_type}, expected {expected.get(name, 'no such column')}")
+        if table[name].null_count:
+            wrong.append(f"{name} has {table[name].null_count} missing values")
+    if wrong or len(found) != table.num_columns:
         raise IntegrityError(f"{path} has unexpected columns: {'; '.join(wrong)}. Run the evaluation again.")
-    return tuple(header["labels"])

@@ -6,7 +6,7 @@ In: the teacher, its ``adapt`` section, the adaptation rows. Out: a merged model
 from pathlib import Path
 
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
-from tutelage.store import Manifest, value_digest, write_json
+from tutelage.store import Manifest, files_digest, value_digest, write_json
 
 
 def teacher_identity(context: Context) -> str:
@@ -21,14 +21,9 @@ def teacher_identity(context: Context) -> str:
         return find_sample(teacher.model.removeprefix("sample:"), kind="model").sha256
     path = context.base_folder / Path(teacher.model).expanduser()
     if path.exists():
-        return value_digest(_weights(path))
+        files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+        return files_digest(files)
     return value_digest({"hub": teacher.model, "revision": teacher.revision})
-
-
-def _weights(path: Path) -> dict[str, list[float]]:
-    # size and time, not content: a 70B folder takes minutes to hash; the cache's fingerprint reads the bytes
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def adapt(context: Context, prepared: Manifest | None) -> tuple[Path | None, Manifest | None]:

@@ -51,6 +51,7 @@ class Folders:
 
     @property
     def root(self) -> Path:
+        """The experiment's own folder."""
         return self.workspace / self.experiment
 
     @property
@@ -59,6 +60,7 @@ class Folders:
         return self.workspace / "cache"
 
     def prepared(self, task: str) -> Path:
+        """A task's rows."""
         return self.root / "prepare" / task
 
     def adapted(self, key: str) -> Path:
@@ -66,12 +68,15 @@ class Folders:
         return self.workspace / "models" / f"adapted-{key}"
 
     def taught(self, task: str) -> Path:
+        """What the teacher answered on a task, and where its cache is."""
         return self.root / "teach" / task
 
     def shrunk(self, student: str) -> Path:
+        """A student's layer map."""
         return self.root / "shrink" / student
 
     def run(self, name: str) -> Path:
+        """One finished run."""
         return self.root / name
 
     def work(self, name: str) -> Path:

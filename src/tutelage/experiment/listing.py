@@ -29,6 +29,7 @@ class ListedRun:
 
     @property
     def metric(self) -> float | None:
+        """The primary metric on that split."""
         return self.record["metrics"].get(self.split, {}).get(self.record["primary_metric"])
 
 

@@ -157,6 +157,7 @@ def validation_metric(context: Context, run: Run) -> float:
 def make_run(context: Context, run: Run, taught: Taught, digests: Mapping[str, str]) -> Manifest:
     """Do one run unless it is finished for exactly these settings and inputs."""
     folder, key = context.folders.run(run.run_id), run_key(context, run, digests)
+    context.runs.append(run.run_id)
     manifest = finished(folder, key)
     if manifest is not None:
         context.skip("train", run.run_id)
@@ -197,7 +198,9 @@ def report(context: Context) -> tuple[Path, str]:
     if not any(folder.glob("*/run.json")):
         raise DataError(f"{folder} holds no finished run. Run the recipe first.")
     with context.timed("report", context.recipe.name):
-        built = build_report(folder, question=context.recipe.report.question, command=context.command)
+        built = build_report(
+            folder, question=context.recipe.report.question, command=context.command, run_ids=context.runs or None
+        )
     return built.page, built.terminal
 
 

@@ -38,6 +38,7 @@ class Plan:
 
     @property
     def num_finished(self) -> int:
+        """How many stages a run would skip."""
         return sum(stage.state == "finished" for stage in self.stages)
 
 
@@ -117,6 +118,18 @@ def _facts(loaded: LoadedRecipe, *, control: bool) -> dict[str, str]:
         "students": ", ".join(recipe.students),
         "signals": ", ".join(signal.kind for signal in recipe.signals),
         "trials": ", ".join(f"{name} {count}" for name, count in trials.items()) or "none",
-        "reported runs": f"{num_arms} arms x {len(recipe.seeds.report)} seeds x {len(recipe.students)} students x {len(recipe.tasks)} tasks",
+        "reported runs": " x ".join(
+            (
+                f"{num_arms} arms",
+                *(
+                    f"{len(x)} {what}"
+                    for x, what in (
+                        (recipe.seeds.report, "seeds"),
+                        (recipe.students, "students"),
+                        (recipe.tasks, "tasks"),
+                    )
+                ),
+            )
+        ),
         "workspace": str(Path(recipe.workspace) / recipe.name),
     }

@@ -34,10 +34,12 @@ class Context:
     adapted: Path | None = None  # the adapted teacher's folder, once there is one
     timings: dict[str, float] = field(default_factory=dict)  # seconds per stage, in this process
     skipped: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)  # ids of the runs that this recipe stands for
     proven: set[str] = field(default_factory=set)  # models whose checklist was shown
 
     @property
     def recipe(self) -> Recipe:
+        """The validated recipe."""
         return self.loaded.recipe
 
     @property

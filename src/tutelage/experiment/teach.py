@@ -1,4 +1,4 @@
-"""The stage ``teach``: one pass of the teacher over all rows, into the cache; its labels and its own scores come with it.
+"""The stage ``teach``: one pass of the teacher over all rows; its labels and its own scores come with it.
 
 In: the prepared rows, the teacher, the recipe's signals. Out: shards in the cache, and ``teach/<task>/`` with the class
 scores of every split and what a reader needs to find the cache again.

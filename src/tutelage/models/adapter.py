@@ -24,7 +24,7 @@ def attach_lora(
     model: PreTrainedModel,
     *,
     r: int = 16,
-    alpha: float = 32,
+    alpha: int | float = 32,
     dropout: float = 0.05,
     targets: Sequence[str] | str = DEFAULT_TARGETS,
     last_layers: int | None = None,

@@ -19,7 +19,7 @@ PRIVATE_KEYS = ("_name_or_path", "_model_name_or_path", "name_or_path", "base_mo
 CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 
 
-def save_student(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
     """Write a model folder that ``from_pretrained`` reads; call it inside ``store.new_artifact``.
 
     Args:

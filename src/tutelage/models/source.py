@@ -74,11 +74,14 @@ def check_weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = set(read_json_object(index).get("weight_map", {}).values())
+        weight_map = read_json_object(index).get("weight_map")
+        named = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
         bad = sorted(name for name in named if Path(name).name != name or not (folder / name).is_file())
         if bad:
             raise ModelError(f"{index} names {bad[0]!r}, which is not a file of this folder. Download the model again.")
         files = sorted(folder / name for name in named)
+        if not files:
+            raise ModelError(f"{index} names no weight file in `weight_map`. Download the model again.")
     if not files:
         raise ModelError(_no_safetensors(folder))
     for file in files:

@@ -44,8 +44,16 @@ class Arm:
 
     def mean_metric(self, split: str, name: str) -> float | None:
         """Mean over seeds; None when a run lacks it."""
-        values = [((run.record.get("metrics") or {}).get(split) or {}).get(name) for run in self.runs.values()]
-        return None if any(value is None for value in values) else fmean(values)
+        metrics = [(run.record.get("metrics") or {}).get(split) or {} for run in self.runs.values()]
+        return _mean_if_known([each.get(name) for each in metrics])
+
+    def mean_count(self, name: str) -> float | None:
+        """Mean over seeds of a count in ``run.json``; None when a run lacks it."""
+        return _mean_if_known([run.record.get(name) for run in self.runs.values()])
+
+
+def _mean_if_known(values: list[Any]) -> float | None:
+    return None if None in values else fmean(values)
 
 
 def group_arms(runs: Iterable[Run]) -> dict[tuple[str, str | None], list[Arm]]:
@@ -99,15 +107,10 @@ def describe_arm(arm: Arm, teacher: Arm | None, *, num_trials: int | None) -> di
         "per_seed": per_seed,
         "seed_spread": asdict(seed_spread([run["score"] for run in per_seed])),
         "num_trials": num_trials,
-        "budget": {name: _mean_count(arm, name) for name in BUDGET_COUNTS},
+        "budget": {name: arm.mean_count(name) for name in BUDGET_COUNTS},
     }
 
 
 def _describe_run(run: Run) -> dict[str, Any]:
     metrics = {name: run.test.get(name) for name in MEAN_METRICS}
     return {"seed": run.seed, "run_id": run.run_id, "score": float(run.scores.scores.mean()), **metrics}
-
-
-def _mean_count(arm: Arm, name: str) -> float | None:
-    values = [run.record.get(name) for run in arm.runs.values()]
-    return None if any(value is None for value in values) else fmean(values)

@@ -62,6 +62,7 @@ def build_report(
     arms = group_arms(experiment.runs)
     groups = [
         GroupParts(
+            _prefix(group, len(summary["groups"])),
             group,
             group_tables(group),
             group_figures(group),
@@ -74,7 +75,7 @@ def build_report(
         write_file(temporary / PAGE, render_page(summary, groups, runs))
         write_json(temporary / SUMMARY, summary)
         for parts in groups:
-            _write_parts(temporary, parts, command, prefix=_file_prefix(parts.summary, len(groups)))
+            _write_parts(temporary, parts, command)
         write_json(temporary / PROVENANCE, {"seconds": {run.run_id: run.seconds for run in runs}})
     return Built(folder / PAGE, terminal_table(summary), summary)
 
@@ -92,15 +93,15 @@ def _stable(provenance: dict[str, Any]) -> dict[str, Any]:
     return {key: provenance.get(key) for key in (*SHOWN_PROVENANCE, "recipe")}
 
 
-def _file_prefix(group: dict[str, Any], num_groups: int) -> str:
+def _prefix(group: dict[str, Any], num_groups: int) -> str:
     if num_groups == 1:
         return ""
     return "-".join(safe_name(name, what="task or student") for name in (group["task"], group["student"]) if name) + "-"
 
 
-def _write_parts(folder: Path, parts: GroupParts, command: str, *, prefix: str) -> None:
+def _write_parts(folder: Path, parts: GroupParts, command: str) -> None:
     for table in parts.tables:
-        stem = folder / "tables" / f"{prefix}{table.name}"
+        stem = folder / "tables" / f"{parts.prefix}{table.name}"
         for suffix, text in (
             ("csv", to_csv(table)),
             ("tex", to_latex(table, command=command)),
@@ -109,4 +110,4 @@ def _write_parts(folder: Path, parts: GroupParts, command: str, *, prefix: str) 
             write_file(stem.with_name(f"{stem.name}.{suffix}"), text)
     for figure in parts.figures:
         for suffix, content in figure.formats.items():
-            write_file(folder / "figures" / f"{prefix}{figure.name}.{suffix}", content)
+            write_file(folder / "figures" / f"{parts.prefix}{figure.name}.{suffix}", content)

@@ -141,7 +141,7 @@ def _draw_differences(axes: Axes, arms: list[dict[str, Any]], own: dict[str, Any
         axes.plot([100 * difference["low"], 100 * difference["high"]], [row, row], color=colour, linewidth=2)
         fill = colour if clear else "white"
         axes.plot(100 * difference["estimate"], row, "o", markersize=6, color=colour, markerfacecolor=fill, zorder=3)
-        text = numerals.points(difference["estimate"])
+        text = numerals.points(difference["estimate"]).replace("-", "\N{MINUS SIGN}")
         axes.text(100 * difference["estimate"], row - 0.24, text, ha="center", va="bottom", fontsize=8.5)
     axes.set_xlabel("Difference (percentage points)")
     axes.set_title(f"{method} minus arm")

@@ -27,23 +27,24 @@ def view_items(arms: Sequence[Arm], method_label: str | None) -> dict[str, Any] 
         return None
     seed = method.seeds[0] if method.seeds else None
     shown = [(arm, run) for arm in (teacher, baseline, method) if arm is not None and (run := _run_of(arm, seed))]
-    groups = []
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()  # an item is shown once, in the first group that it belongs to
     for first, second in ((method, baseline), (baseline, method), (teacher, method)):
         if first is None or second is None:
             continue
         chosen = _right(first, seed) & ~_right(second, seed)
-        groups.append(_group(f"{first.label} right, {second.label} wrong", chosen, second, shown, seed))
+        groups.append(_group(f"{first.label} right, {second.label} wrong", chosen, second, shown, seen))
     wrong = np.logical_and.reduce([~_right(arm, seed) for arm, _ in shown])
-    groups.append(_group("All wrong: hard items, or wrong labels", wrong, method, shown, seed))
+    groups.append(_group("All wrong: hard items, or wrong labels", wrong, method, shown, seen))
     return {
         "seed": seed,
         "arms": [arm.label for arm, _ in shown],
-        "groups": [group for group in groups if group["count"]],
+        "groups": [group for group in groups if group["items"]],
     }
 
 
 def _run_of(arm: Arm, seed: int | None) -> Run:
-    return arm.runs[seed] if seed in arm.runs else arm.first
+    return arm.runs.get(seed, arm.first)
 
 
 def _column(arm: Arm, seed: int | None, name: str) -> np.ndarray:
@@ -56,18 +57,14 @@ def _right(arm: Arm, seed: int | None) -> np.ndarray:
     return _column(arm, seed, "score") > 0.5
 
 
-def _group(
-    title: str, chosen: np.ndarray, loser: Arm, shown: list[tuple[Arm, Run]], seed: int | None
-) -> dict[str, Any]:
+def _group(title: str, chosen: np.ndarray, loser: Arm, shown: list[tuple[Arm, Run]], seen: set[int]) -> dict[str, Any]:
     indices = np.flatnonzero(chosen)
-    items = _run_of(loser, seed).items or {}
+    items = next((run.items for arm, run in shown if arm is loser), None) or {}
     if "confidence" in items:  # a confident mistake says more than a close call
         indices = indices[np.argsort(-items["confidence"][indices], kind="stable")]
-    return {
-        "title": title,
-        "count": int(chosen.sum()),
-        "items": [_item(int(index), shown) for index in indices[:ITEMS_PER_GROUP]],
-    }
+    fresh = [int(index) for index in indices if int(index) not in seen][:ITEMS_PER_GROUP]
+    seen.update(fresh)
+    return {"title": title, "count": len(indices), "items": [_item(index, shown) for index in fresh]}
 
 
 def _item(index: int, shown: list[tuple[Arm, Run]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tutelage.report import numerals
 from tutelage.report.answer import difference_interval, direction
@@ -23,6 +23,7 @@ from tutelage.report.tables import Column, Table
 
 # Provenance that two computations of the same thing share; times, host and memory stay in provenance.json.
 SHOWN_PROVENANCE = ("commit", "recipe_file", "versions", "seeds", "hashes", "overrides")
+INTERVAL = re.compile(r"\[-?[0-9.]+, -?[0-9.]+\]")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -30,6 +31,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u206
 class GroupParts:
     """Everything drawn and laid out of one task and student."""
 
+    prefix: str  # of file names and anchors; empty when there is one group only
     summary: dict[str, Any]
     tables: Sequence[Table]
     figures: Sequence[FigureFile]
@@ -46,8 +48,9 @@ def render_page(summary: dict[str, Any], groups: Sequence[GroupParts], runs: Seq
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
+    environment.filters["sentence"] = sentence
     style = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
-    views = [_group_view(parts, index, len(groups), summary["command"]) for index, parts in enumerate(groups)]
+    views = [_group_view(parts, summary["command"]) for parts in groups]
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         style=style,
@@ -64,9 +67,14 @@ def clean(text: object) -> str:
     return CONTROL_CHARACTERS.sub("", str(text))
 
 
-def _group_view(parts: GroupParts, index: int, num_groups: int, command: str) -> dict[str, Any]:
-    group = parts.summary
-    prefix = f"g{index + 1}-" if num_groups > 1 else ""
+def sentence(text: str) -> Markup:
+    """Set intervals back in weight, and keep numbers together with their signs."""
+    bound = str(escape(text)).replace(" %", "\u00a0%").replace(" points", "\u00a0points")
+    return Markup(INTERVAL.sub(lambda found: f'<span class="ci">{minus_sign(found[0])}</span>', bound))  # escaped above
+
+
+def _group_view(parts: GroupParts, command: str) -> dict[str, Any]:
+    group, prefix = parts.summary, parts.prefix
     heading = " · ".join(name for name in (group["task"], group["student"]) if name)
     return {
         "prefix": prefix,
@@ -74,11 +82,6 @@ def _group_view(parts: GroupParts, index: int, num_groups: int, command: str) ->
         "answer": group["answer"],
         "checks": group["checks"],
         "tiles": tiles(group),
-        "settings": [
-            {"label": arm["label"], "settings": numerals.settings(arm["settings"])}
-            for arm in group["arms"]
-            if arm["settings"]
-        ],
         "tables": {table.name: _table_view(table, prefix, command) for table in parts.tables},
         "figures": [_figure_view(figure, prefix) for figure in parts.figures],
         "items": parts.items,
@@ -115,8 +118,8 @@ def _tile(value: str, detail: str, words: str, state: str = "plain") -> dict[str
 
 
 def minus_sign(text: str) -> str:
-    """Replace hyphens by minus signs in a number."""
-    return re.sub(r"-(?=\d)", "\u2212", text)
+    """Replace hyphens before numbers by minus signs; the one in ``5e-5`` stays."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
 
 
 def _table_view(table: Table, prefix: str, command: str) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def _data_address(kind: str, content: str) -> str:
 def _cell_view(table: Table, row: dict[str, Any], column: Column) -> dict[str, Any]:
     text = clean(table.shown(row, column))
     if not column.numeric:
-        return {"value": text, "interval": "", "numeric": False}
+        return {"value": "–" if text == numerals.MISSING else text, "interval": "", "numeric": False}
     value, bracket, interval = minus_sign(text).partition(" [")
     return {
         "value": "–" if value == numerals.MISSING else value,
@@ -181,10 +184,12 @@ def describe_provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"source", "path", "value"}:
+        return f"{value['path']} = {value['value']} ({value['source']})"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in sorted(value.items()) if entry is not None)
+        return "; ".join(f"{key} {_plain(entry)}" for key, entry in sorted(value.items()) if entry is not None)
     if isinstance(value, list):
-        return "; ".join(_plain(entry) if isinstance(entry, dict) else str(entry) for entry in value)
+        return ", ".join(_plain(entry) for entry in value)
     return str(value)
 
 

@@ -51,7 +51,9 @@ def text_column(key: str, title: str) -> Column:
 
 
 def share_with_interval(value: Mapping[str, float]) -> str:
-    """Return ``83.1 [81.5, 84.6]``."""
+    """Return ``83.1 [81.5, 84.6]``; what is certain (the teacher against itself) has no interval."""
+    if value["low"] == value["high"]:
+        return numerals.percent(value["estimate"])
     return f"{numerals.percent(value['estimate'])} {numerals.percent_interval(value)}"
 
 
@@ -70,9 +72,9 @@ def main_table(group: dict[str, Any]) -> Table:
     columns = (
         text_column("label", "Arm"),
         Column("parameters", "Parameters", numerals.millions),
-        Column("parameters_share", "% of teacher", numerals.percent),
-        Column("score", f"{group['score_name'].capitalize()} % [95 % interval]", share_with_interval),
-        Column("share_kept", "% of teacher kept", share_with_interval),
+        Column("parameters_share", "Size, % of teacher", numerals.percent),
+        Column("score", f"{group['score_name'].capitalize()} %", share_with_interval),
+        Column("share_kept", "Teacher's kept, %", share_with_interval),
         Column("macro_f1", "Macro-F1 %", numerals.percent),
         Column("valid_ratio", "Valid %", numerals.percent),
         Column("ece", "ECE", numerals.decimal),
@@ -82,8 +84,8 @@ def main_table(group: dict[str, Any]) -> Table:
     )
     rows = tuple({**arm, "num_seeds": len(arm["seeds"]) or None} for arm in group["arms"])
     note = (
-        f"{group['num_items']:,} test items, scored once. Intervals: 95 % bootstrap over items, seeds averaged within "
-        "an item. Other columns: mean over seeds."
+        f"{group['num_items']:,} test items, scored once. In brackets: 95 % bootstrap interval over items, seeds "
+        "averaged within an item. Other columns: mean over seeds."
     )
     marked = frozenset(i for i, arm in enumerate(group["arms"]) if arm["label"] == group["answer"]["method"])
     return Table("main", "Main result", columns, rows, note, marked)
@@ -93,7 +95,7 @@ def comparison_table(group: dict[str, Any]) -> Table:
     """One row per method and rival."""
     columns = (
         text_column("comparison", "Comparison"),
-        Column("difference", "Difference, points [95 % interval]", points_with_interval),
+        Column("difference", "Difference, points", points_with_interval),
         Column("p_value", "p (bootstrap)", numerals.p_value),
         Column("p_holm", "p (Holm)", numerals.p_value),
         Column("cohens_d", "Cohen's d", lambda value: numerals.decimal(value, digits=2)),
@@ -115,8 +117,9 @@ def comparison_table(group: dict[str, Any]) -> Table:
         for comparison in group["comparisons"]
     )
     note = (
-        "Paired by item and seed. McNemar's exact test is pooled over seeds, which counts an item once per seed: read "
-        "it beside the bootstrap, and per seed below. Cohen's d is of the paired differences."
+        "Paired by item and seed; in brackets the 95 % bootstrap interval. McNemar's exact test is pooled over seeds, "
+        "which counts an item once per seed: read it beside the bootstrap, and per seed below. Cohen's d is of the "
+        "paired differences."
     )
     return Table("comparisons", "Paired comparisons", columns, rows, note)
 

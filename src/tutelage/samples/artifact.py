@@ -16,7 +16,7 @@ WAIT_SECONDS = 3600.0
 KIND_FOLDERS = {"model": "models", "data": "data"}
 
 
-def committed_sample(spec: SampleSpec, fill: Callable[[Path, Path], None]) -> Path:
+def committed_sample(spec: SampleSpec, fill: Callable[[Path, Path], object]) -> Path:
     """Return the sample's artifact; fetch and unpack it only when there is no valid one.
 
     Args:

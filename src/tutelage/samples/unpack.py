@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from tutelage.errors import IntegrityError
 
@@ -38,7 +38,7 @@ def unpack_member(archive: Path, members: tuple[str, ...], target: Path) -> Path
     return target
 
 
-def _copy(stream: IO[bytes], members: tuple[str, ...], target: Path) -> None:
+def _copy(stream: Any, members: tuple[str, ...], target: Path) -> None:  # Any: archives have file types of their own
     if not members:
         with target.open("wb") as out:
             shutil.copyfileobj(stream, out)

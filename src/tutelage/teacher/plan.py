@@ -84,6 +84,15 @@ def check_rows(rows: Sequence[TeacherRow], *, num_ids: int) -> None:
             )
 
 
+def distinct_columns(columns: Sequence[Column]) -> list[Column]:
+    """Drop the columns that another one of the list serves, such as a smaller k."""
+    kept: list[Column] = []
+    for column in columns:
+        if not any(other.serves(column) for other in kept):
+            kept = [other for other in kept if not column.serves(other)] + [column]
+    return kept
+
+
 def plan_jobs(
     rows: Sequence[TeacherRow], columns: Sequence[Column], stored: dict[Column, list[Shard]], *, shard_rows: int
 ) -> list[ShardJob]:
@@ -94,7 +103,7 @@ def plan_jobs(
     jobs: dict[str, dict[Column, list[TeacherRow]]] = {plan: {} for plan in dict.fromkeys(plans.values())}
     for column in columns:
         narrowed = merge_rows([TeacherRow(row.ids, column.positions_of(row.positions), row.key) for row in rows])
-        elsewhere = covered_elsewhere(narrowed, stored[column], plans)
+        elsewhere = covered_elsewhere(column, narrowed, stored[column], plans)
         for row in narrowed:
             if row.key not in elsewhere:
                 jobs[plans[row.key]].setdefault(column, []).append(row)
@@ -112,14 +121,17 @@ def make_job(plan: str, wanted: dict[Column, list[TeacherRow]], stored: dict[Col
     return ShardJob(plan, tuple(union), {column: tuple(rows) for column, rows in wanted.items()}, finished)
 
 
-def covered_elsewhere(rows: Sequence[TeacherRow], shards: Sequence[Shard], plans: dict[bytes, str]) -> set[bytes]:
-    """Find the rows that a shard covers which was made for another planned shard than the row's own."""
+def covered_elsewhere(
+    column: Column, rows: Sequence[TeacherRow], shards: Sequence[Shard], plans: dict[bytes, str]
+) -> set[bytes]:
+    """Find the rows that a shard covers which is not the work of the row's own planned shard."""
     positions = {row.key: row.positions for row in rows}
     found: set[bytes] = set()
     for shard in shards:
         for number, key in enumerate(shard.keys):
-            foreign = key in positions and key not in found and shard.plan != plans[key]
-            if foreign and covers(shard.read_row(number)[0], positions[key]):
+            if key not in positions or key in found or (shard.plan == plans[key] and shard.column == column):
+                continue
+            if covers(shard.read_row(number)[0], positions[key]):
                 found.add(key)
     return found
 

@@ -28,7 +28,7 @@ from tutelage.store import folder_lock, require_free_space, sweep_temporaries
 from tutelage.teacher.batches import padded_batch
 from tutelage.teacher.live import detached
 from tutelage.teacher.measure import measure
-from tutelage.teacher.plan import ShardJob, check_rows, intact_shards, merge_rows, plan_jobs
+from tutelage.teacher.plan import ShardJob, check_rows, distinct_columns, intact_shards, merge_rows, plan_jobs
 from tutelage.types import OutputHead, TeacherRow
 
 Progress = Callable[[int, int, float], None]  # rows done, rows to compute, real tokens per second
@@ -75,7 +75,8 @@ def teach(
     Args:
         model: The teacher, on its device; put into evaluation mode.
         rows: Equal ids may occur several times; their positions are united.
-        columns: Signals to store, for example from ``build_column``.
+        columns: Signals to store, for example from ``build_column``. One that another serves (a
+            smaller k) is not stored beside it.
         root: The cache's root folder.
         fingerprint: Identity of weights, config, adapter, dtype and compute settings.
         shard_rows: Rows per shard: the unit of work that a kill can lose.
@@ -95,7 +96,7 @@ def teach(
     """
     if class_token_ids is not None:
         columns = [*columns, ClassScoresColumn(tuple(class_token_ids))]
-    columns = list(dict.fromkeys(columns))
+    columns = distinct_columns(columns)
     check_rows(rows, num_ids=num_input_ids(model))
     folder = teacher_folder(root, fingerprint)
     with folder_lock(folder):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -99,7 +101,7 @@ def test_a_row_that_just_fits_is_not_shortened(tokenizer, task):
 def test_the_gold_answer_never_decides_what_is_read(tokenizer, make_task):
     task = make_task(verbalisers=(" bad", " a really very long way to say good"))
     text = "a very good film " * 20
-    arguments = {"max_length": 90, "end_of_turn_id": 2}
+    arguments: dict[str, Any] = {"max_length": 90, "end_of_turn_id": 2}
     prompts = [choice_prompts(tokenizer, task, items(text, gold=gold), **arguments)[0] for gold in (0, 1)]
     assert prompts[0].prompt_ids.tolist() == prompts[1].prompt_ids.tolist()
     for gold in (0, 1):
@@ -124,7 +126,7 @@ def test_an_empty_prompt_is_refused_by_name(tokenizer):
 
 
 def test_a_plain_prompt_is_never_shortened(tokenizer):
-    arguments = {"item_key": "row-7", "end_of_turn_id": 2}
+    arguments: dict[str, Any] = {"item_key": "row-7", "end_of_turn_id": 2}
     row, shortened = student_row(tokenizer, "x" * 10, " good", max_length=12, **arguments)
     assert (len(row.ids), shortened) == (12, False)
     with pytest.raises(DataError, match="row-7"):

@@ -2,11 +2,15 @@
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tutelage.config import load_recipe
+from tutelage.experiment import Outcome, run_recipe
 
 GOOD = ("fine", "lovely", "great", "warm", "clever")
 BAD = ("dull", "awful", "cold", "weak", "empty")
@@ -89,3 +93,20 @@ def write_experiment(folder: Path, *, recipe: str = RECIPE) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(recipe.replace("WORKSPACE", str(folder / "runs")), encoding="utf-8")
     return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    recipe: Path
+    outcome: Outcome
+    lines: list[str]
+
+    @property
+    def root(self) -> Path:
+        return self.recipe.parent / "runs" / "tiny"
+
+
+def run_tiny(recipe: Path, *overrides: str, **options) -> Finished:
+    lines: list[str] = []
+    outcome = run_recipe(load_recipe(recipe, overrides, environment={}), show=lines.append, **options)
+    return Finished(recipe, outcome, lines)
