@@ -16,7 +16,7 @@ from tutelage.cli.terminal import printable, table
 from tutelage.config import load_recipe
 from tutelage.store import new_artifact, write_json
 
-HEAVY = ("torch", "transformers", "datasets", "peft", "matplotlib", "pydantic")
+HEAVY = ("torch", "transformers", "datasets", "peft", "matplotlib", "scipy", "pyarrow")
 
 
 def tutelage_cli(*arguments: str) -> Result:
@@ -315,10 +315,11 @@ def test_tables_have_rules_on_a_terminal(capsys: pytest.CaptureFixture[str], mon
     assert "─" in shown
 
 
-def test_output_that_the_terminal_cannot_encode_is_replaced(monkeypatch: pytest.MonkeyPatch):
+def test_output_that_the_terminal_cannot_encode_is_replaced():
     done = subprocess.run(
         [sys.executable, "-c", "from tutelage.cli.terminal import say; say('a — b')"],
-        capture_output=True, check=True, env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(commands.__file__).parents[2])},
+        capture_output=True, check=True,
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(commands.__file__).parents[2])},
     )  # fmt: skip
 
     assert done.stdout == b"a ? b\n"

@@ -50,10 +50,10 @@ def test_cross_entropy_goes_with_every_source_and_signal():
 def test_topk_serves_its_stored_temperatures_and_one():
     asked = {"source": "cached", "signal": "topk", "divergence": "forward_kl"}
     check_capability(**asked, temperature=1.0, cached_temperatures=[])
-    check_capability(**asked, temperature=2.0, cached_temperatures=[1, 2.0])
+    check_capability(**asked, temperature=2.0, cached_temperatures=[1.0, 2.0])
     check_capability(**asked, temperature=4.0)  # what is stored is not known yet
     with pytest.raises(CapabilityError, match=r"stores log_z for 1, 2 only.*final_hidden"):
-        check_capability(**asked, temperature=4.0, cached_temperatures=[2])
+        check_capability(**asked, temperature=4.0, cached_temperatures=[2.0])
 
 
 @pytest.mark.parametrize(

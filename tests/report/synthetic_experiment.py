@@ -32,7 +32,23 @@ GRIDS = {
     "KD1": [{"temperature": t, "alpha": a} for t in (1, 2, 4) for a in (0.1, 0.3)],
 }
 CHOSEN = {"B0": 3, "PSEUDO": 3, "KD1": 3}
-WORDS = "a slow but warm film that earns its last quiet scene and never once begs for the tears it gets".split()
+WORDS = (
+    "a",
+    "slow",
+    "warm",
+    "film",
+    "that",
+    "earns",
+    "its",
+    "last",
+    "quiet",
+    "scene",
+    "and",
+    "never",
+    "begs",
+    "for",
+    "it",
+)
 
 
 def write_experiment(

@@ -13,17 +13,23 @@ import torch
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, teacher_rows
 from transformers import LlamaForCausalLM
 
-from tutelage.cache import FinalHiddenColumn, TopKColumn, verify_cache
+from tutelage.cache import FinalHiddenColumn, TopKColumn, cache_digest, verify_cache
 from tutelage.errors import DiskError
 from tutelage.store import crash
 from tutelage.teacher import TeachReport, teach
 
 ROWS = teacher_rows(12)
+COLUMNS = [FinalHiddenColumn(32, "fp32"), TopKColumn(8, (1, 2), VOCAB_SIZE)]
 
 
 def run(model: LlamaForCausalLM, root: Path) -> TeachReport:
-    columns = [FinalHiddenColumn(32, "fp32"), TopKColumn(8, (1, 2), VOCAB_SIZE)]
-    return teach(model, ROWS, columns=columns, root=root, fingerprint=FINGERPRINT, shard_rows=6, token_budget=50)
+    return teach(model, ROWS, columns=COLUMNS, root=root, fingerprint=FINGERPRINT, shard_rows=6, token_budget=50)
+
+
+def digests(report: TeachReport, root: Path) -> dict[str, str]:
+    """Digests of the rows and of the shards that hold them."""
+    shards = {f"{column.name} shards": cache_digest(root, FINGERPRINT, column) for column in COLUMNS}
+    return report.digests | shards
 
 
 def run_and_die(model: LlamaForCausalLM, root: Path, passage: str) -> bool:
@@ -43,7 +49,8 @@ def run_and_die(model: LlamaForCausalLM, root: Path, passage: str) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, teacher_model: LlamaForCausalLM) -> dict[str, str]:
-    return run(teacher_model, tmp_path_factory.mktemp("undisturbed")).digests
+    root = tmp_path_factory.mktemp("undisturbed")
+    return digests(run(teacher_model, root), root)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def check_kills(model: LlamaForCausalLM, folder: Path, undisturbed: dict[str, st
         root = folder / str(number)
         assert run_and_die(model, root, passage), passage
         report = run(model, root)
-        assert report.digests == undisturbed, passage
+        assert digests(report, root) == undisturbed, passage
         assert report.repaired == ()
         assert verify_cache(root, FINGERPRINT) == [], passage
         assert not list(root.rglob("*.tmp.*")), passage
@@ -84,7 +91,7 @@ def check_full_disk(model: LlamaForCausalLM, folder: Path, undisturbed: dict[str
         assert caught.value.exit_code == 4
         assert verify_cache(root, FINGERPRINT) == [], passage
         assert not list(root.rglob("*.tmp.*")), passage
-        assert run(model, root).digests == undisturbed, passage
+        assert digests(run(model, root), root) == undisturbed, passage
 
 
 def test_a_shards_own_points_and_those_of_its_commit_are_passed(passages: list[str]) -> None:
@@ -121,7 +128,7 @@ def test_killed_again_and_again_the_cache_is_finished(
 ) -> None:
     for passage in ("cache.shard.before_manifest:1", "cache.shard.after_rename:1", "cache.shard.before_rename:2"):
         assert run_and_die(teacher_model, tmp_path, passage)
-    assert run(teacher_model, tmp_path).digests == undisturbed
+    assert digests(run(teacher_model, tmp_path), tmp_path) == undisturbed
 
 
 def test_a_full_disk_is_exit_4_and_the_next_run_completes(

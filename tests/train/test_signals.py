@@ -36,6 +36,16 @@ def test_a_signal_nobody_answered_reaches_the_handler_from_before():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_error_is_not_covered_by_a_signal_that_came_before_it():
+    def fail():
+        with stop_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ValueError("the cause")
+
+    with pytest.raises(ValueError, match="the cause"):
+        fail()
+
+
 def test_handlers_come_back_after_an_error():
     before = [signal.getsignal(s) for s in STOP_SIGNALS]
     with pytest.raises(ValueError, match="inside"), stop_signals():

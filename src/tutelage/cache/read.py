@@ -3,7 +3,9 @@
 In: row keys and logit positions. Out: a dict of tensors over the positions laid end to end.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,16 @@ from tutelage.errors import CacheError
 from tutelage.types import ROW_KEY_BYTES
 
 KEY_DTYPE = np.dtype(f"S{ROW_KEY_BYTES}")  # compares as 16 raw bytes; V16 cannot be sorted
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """A row as one shard holds it."""
+
+    column: Column
+    checksum: int
+    coverage: np.ndarray  # bool [row_length]
+    records: np.ndarray  # uint8 [num_positions, stride]
 
 
 class CacheReader:
@@ -58,25 +70,41 @@ class CacheReader:
         Raises:
             CacheError: If a row is damaged, missing, or does not cover the positions.
         """
-        wanted = np.array(list(keys), dtype=KEY_DTYPE)
-        starts = np.searchsorted(self._keys, wanted, side="left")
-        stops = np.searchsorted(self._keys, wanted, side="right")
         blocks: dict[Column, list[np.ndarray]] = {}
         places: dict[Column, list[np.ndarray]] = {}
         num_read = 0
-        for key, where, start, stop in zip(keys, positions, starts, stops, strict=True):
-            stored, block = self._read_row(key, where, int(start), int(stop))
-            blocks.setdefault(stored, []).append(block)
-            places.setdefault(stored, []).append(np.arange(num_read, num_read + len(block)))
+        for row, where in zip(self._find(keys, positions), positions, strict=True):
+            block = row.records[np.cumsum(row.coverage)[where] - 1]
+            blocks.setdefault(row.column, []).append(block)
+            places.setdefault(row.column, []).append(np.arange(num_read, num_read + len(block)))
             num_read += len(block)
         return self._decode(blocks, places)
 
-    def _read_row(self, key: bytes, positions: np.ndarray, start: int, stop: int) -> tuple[Column, np.ndarray]:
+    def digest(self, keys: Sequence[bytes], positions: Sequence[np.ndarray]) -> str:
+        """Hash what :meth:`read` reads, as 64 hex digits: each row's key and checksum, in the order of the keys.
+
+        Rows of other runs that share the cache, and the cut into shards, do not enter.
+
+        Raises:
+            CacheError: If a row is damaged, missing, or does not cover the positions.
+        """
+        found = zip(keys, self._find(keys, positions), strict=True)
+        checksums = {key: row.checksum.to_bytes(8, "little") for key, row in found}
+        return hashlib.sha256(b"".join(key + checksums[key] for key in sorted(checksums))).hexdigest()
+
+    def _find(self, keys: Sequence[bytes], positions: Sequence[np.ndarray]) -> Iterator["StoredRow"]:
+        wanted = np.array(list(keys), dtype=KEY_DTYPE)
+        starts = np.searchsorted(self._keys, wanted, side="left")
+        stops = np.searchsorted(self._keys, wanted, side="right")
+        for key, where, start, stop in zip(keys, positions, starts, stops, strict=True):
+            yield self._find_row(key, where, int(start), int(stop))
+
+    def _find_row(self, key: bytes, positions: np.ndarray, start: int, stop: int) -> "StoredRow":
         for candidate in range(start, stop):
-            shard = self.shards[self._shard_numbers[candidate]]
-            coverage, records = shard.read_row(int(self._row_numbers[candidate]))
+            shard, number = self.shards[self._shard_numbers[candidate]], int(self._row_numbers[candidate])
+            coverage, records = shard.read_row(number)
             if covers(coverage, positions):
-                return shard.column, records[np.cumsum(coverage)[positions] - 1]
+                return StoredRow(shard.column, int(shard.index["checksum"][number]), coverage, records)
         if start == stop:
             found = f"holds {len(self._keys)} rows, but not row {key.hex()}"
         else:

@@ -53,7 +53,8 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.", metava
 def main() -> None:
     """Run the command line; never returns."""
     hide_secrets_in_tracebacks()
-    app(prog_name="tutelage")
+    # Calling `app` itself would put Typer's own traceback printer in place of ours.
+    typer.main.get_command(app)(prog_name="tutelage")
 
 
 @app.command()

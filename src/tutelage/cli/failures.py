@@ -64,13 +64,13 @@ def _redacted_traceback(kind: type[BaseException], error: BaseException, trace: 
     from tutelage.config.problems import redact, secrets_of
 
     text = "".join(traceback.format_exception(kind, error, trace))
-    say(redact(text, secrets_of(os.environ)).rstrip(), stream=sys.stderr)
+    say(redact(text, secrets_of(os.environ)).rstrip(), to_errors=True)
 
 
 def _exit(code: int, cause: object) -> typer.Exit:
     from tutelage.config.problems import redact, secrets_of
 
-    say(f"error: {redact(str(cause), secrets_of(os.environ))}", stream=sys.stderr)
+    say(f"error: {redact(str(cause), secrets_of(os.environ))}", to_errors=True)
     return typer.Exit(code)
 
 

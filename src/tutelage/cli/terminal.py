@@ -5,7 +5,7 @@ In: text that may come from a user's file. Out: plain lines; on a terminal, tabl
 
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 # C0 and C1 controls but newline and tab, and the marks that reorder text (Unicode TR 9).
 _DROPPED = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -17,18 +17,17 @@ def printable(text: object) -> str:
     return str(text).translate(CONTROLS)
 
 
-def say(text: object = "", *, stream: TextIO | None = None) -> None:
-    """Print one line or several, at once visible."""
-    target = stream or sys.stdout
-    encoding = getattr(target, "encoding", None) or "utf-8"
-    shown = printable(text).encode(encoding, "replace").decode(encoding)
-    target.write(shown + "\n")
-    target.flush()
+def say(text: object = "", *, to_errors: bool = False) -> None:
+    """Print one line or several, at once visible; ``to_errors`` means standard error."""
+    stream = sys.stderr if to_errors else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    stream.write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
+    stream.flush()
 
 
 def warn(text: object) -> None:
     """Print a warning to standard error."""
-    say(f"warning: {text}", stream=sys.stderr)
+    say(f"warning: {text}", to_errors=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

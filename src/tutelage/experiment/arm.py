@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -52,6 +53,7 @@ class TaskData:
 
     @property
     def pad_id(self) -> int:
+        """The token that fills a batch."""
         return int(self.tokenizer.pad_token_id)
 
     def rows(self, split: str, *, answers: Any = None) -> list[Any]:
@@ -88,7 +90,9 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     student, data = open_student(context, run, taught, device=device, dtype=dtype)
     gold_rows = data.rows("train")
     rows = (
-        data.rows("train", answers=taught.class_scores("train").argmax(axis=1)) if run.kind == "pseudo" else gold_rows
+        data.rows("train", answers=taught.class_scores("train").argmax(axis=1).tolist())
+        if run.kind == "pseudo"
+        else gold_rows
     )
     teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
     module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
@@ -258,7 +262,7 @@ def teacher_items(prepared: PreparedTask, taught: Taught, split: str) -> Items:
     return teacher_items_from_scores(
         scores,
         item_keys=[example.item_key for example in examples],
-        gold_B=[example.gold for example in examples],  # type: ignore[arg-type]
+        gold_B=np.array([example.gold for example in examples]),
         labels=prepared.task.labels,
         cluster_keys=[example.cluster_key for example in examples],
         texts=[example.fields["text"] for example in examples],

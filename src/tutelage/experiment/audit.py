@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def code_commit() -> str:
-    """Return the commit of the checkout this package runs from, ``-dirty`` when changed, else the version."""
+    """Return the commit of the checkout this package runs from, ``-dirty`` when changed, or the version."""
     folder = Path(__file__).parent
     try:
         described = subprocess.run(

@@ -32,8 +32,8 @@ class PermutedTeacher:
         moved = sum(key != partner for key, (partner, _) in self.partner.items())
         if moved == 0:
             raise DataError(
-                f"The permuted-teacher control needs at least two distinct rows with equally many targets, found {len(rows)} "
-                "rows without such a pair. Give more rows, or leave the control out."
+                f"The permuted-teacher control needs at least two distinct rows with equally many targets, found "
+                f"{len(rows)} rows without such a pair. Give more rows, or leave the control out."
             )
 
     def signal(self, batch: Batch) -> TeacherSignal:

@@ -10,7 +10,7 @@ from tutelage.report.numerals import percent, percent_interval, points, unsigned
 
 BADGES = {
     "better": "KD helped",
-    "labels": "Soft targets added nothing",
+    "labels": "No better than hard labels",
     "nothing": "KD did nothing measurable",
     "worse": "KD is worse",
     "suspect": "Not proven",
@@ -77,10 +77,10 @@ def _headline(verdict: str, method: dict[str, Any], by_role: dict[str, dict[str,
     if verdict in ("nothing", "worse"):
         lead = {"nothing": "KD did nothing measurable", "worse": "KD is worse than plain fine-tuning"}[verdict]
         text = f"{lead}: {name} is {_relation(baseline)}"
-        return f"{text}{_pseudo_clause(pseudo, differs=True)}; {kept}."
+        return f"{text}{_pseudo_clause(pseudo, differs=direction(pseudo) != direction(baseline))}; {kept}."
     text = f"{kept}; {name} is {_relation(baseline)}"
-    text += _pseudo_clause(pseudo, differs=verdict == "labels" or direction(pseudo) != "above")
-    if verdict == "labels":
+    text += _pseudo_clause(pseudo, differs=direction(pseudo) != "above")
+    if verdict == "labels" and direction(pseudo) == "level":
         text += ", so soft targets added nothing measurable to the teacher's hard labels"
     if verdict == "suspect":
         text += ", but the permuted-teacher control did not lose, so the gain is not shown to come from the teacher"
@@ -90,7 +90,7 @@ def _headline(verdict: str, method: dict[str, Any], by_role: dict[str, dict[str,
 def _pseudo_clause(pseudo: dict[str, Any] | None, *, differs: bool) -> str:
     if pseudo is None:
         return ""
-    return f"{', and' if differs else ' and'} {_relation(pseudo)}"
+    return f"{', but' if differs else ' and'} {_relation(pseudo)}"
 
 
 def _kept(method: dict[str, Any], score_name: str) -> str:

@@ -42,7 +42,7 @@ def build_report(
 
     Args:
         experiment_folder: Holds one folder per run.
-        question: What the experiment asks; shown above the answer.
+        question: What the experiment asks, shown above the answer; empty: what the runs' recipe asks.
         command: How to make this report again; shown with every table and figure.
         run_ids: Only these runs; default all finished ones.
 
@@ -52,6 +52,7 @@ def build_report(
         DiskError: If the disk is full; an older report stays.
     """
     experiment = collect(experiment_folder, run_ids=run_ids)
+    question = question or _recorded_question(experiment)
     folder = experiment_folder / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)
     manifest = read_manifest(folder)
@@ -78,6 +79,11 @@ def build_report(
             _write_parts(temporary, parts, command)
         write_json(temporary / PROVENANCE, {"seconds": {run.run_id: run.seconds for run in runs}})
     return Built(folder / PAGE, terminal_table(summary), summary)
+
+
+def _recorded_question(experiment: Experiment) -> str:
+    recipes = [run.provenance.get("recipe") or {} for run in experiment.runs]
+    return next((question for recipe in recipes if (question := (recipe.get("report") or {}).get("question"))), "")
 
 
 def _report_key(experiment: Experiment, *, question: str, command: str) -> str:

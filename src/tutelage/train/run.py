@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tutelage.data.plan import BatchPlan, Step
 from tutelage.errors import NumericsError, TrainingError
-from tutelage.store import read_manifest
+from tutelage.store import read_manifest, sweep_temporaries
 from tutelage.train.checkpoint import (
     Learner,
     best_weights_of,
@@ -74,6 +74,7 @@ class Run:
         if not resume:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             shutil.rmtree(self.weights, ignore_errors=True)
+        sweep_temporaries(self.folder)
         tidy(self.checkpoints)
         if read_manifest(self.weights) is not None:
             self._restore_finished()

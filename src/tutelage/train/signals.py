@@ -42,8 +42,8 @@ def stop_signals() -> Iterator[StopRequest]:
     """Catch the stop signals inside the block; the handlers from before are put back.
 
     A signal that came but was never ``answered`` (too late for the loop to act on it) is raised
-    again for those handlers, so that none is lost. Outside the main thread Python delivers no
-    signals, and the request stays empty.
+    again for those handlers, so that none is lost; not after an error, which ends the run with its
+    own cause. Outside the main thread Python delivers no signals, and the request stays empty.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -56,5 +56,5 @@ def stop_signals() -> Iterator[StopRequest]:
         for signum, handler in before.items():
             # None: the handler was not installed from Python, and cannot be put back from it
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        if request.signum is not None and not request.answered:
-            signal.raise_signal(request.signum)
+    if request.signum is not None and not request.answered:
+        signal.raise_signal(request.signum)
