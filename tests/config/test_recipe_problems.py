@@ -1,7 +1,8 @@
 import pytest
+from pydantic import ValidationError
 from recipe_texts import FROZEN, OWN_FILE, load, problems
 
-from tutelage.config import RecipeError, check_capabilities, make_recipe
+from tutelage.config import Recipe, RecipeError, check_capabilities, make_recipe
 from tutelage.errors import CapabilityError, ConfigError
 
 
@@ -120,6 +121,14 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
         ("methods.KD1.alpha=1", "methods.KD1.alpha", "found 1, expected a number below 1"),
         ("methods.KD1.kind=logits", "methods.KD1", "kind 'logits' is not known; did you mean logit?"),
         ("methods.KD1={}", "methods.KD1", "has no kind; expected kind: baseline, pseudo, logit, custom"),
+        ("methods.KD1.alfa=0.1", "methods.KD1.alfa", "unknown key; did you mean alpha?"),
+        ("methods.KD1={signal: final_hidden, losses: [{kind: forward_kl, temprature: 1}]}",
+         "methods.KD1.losses.0.temprature", "unknown key; did you mean temperature?"),
+        ("students.S1.adapter={kind: lora, dropuot: 0}", "students.S1.adapter.dropuot",
+         "unknown key; did you mean dropout?"),
+        ("students.S1.shrink.layer=3", "students.S1.shrink.layer", "unknown key; did you mean layers?"),
+        ("signals=[{kind: topk, K: 5}]", "signals.0.K", "unknown key; expected one of kind, k, temperatures"),
+        ("signals=[{k: 5}]", "signals.0", "has no kind; expected kind: final_hidden, topk"),
         ("methods.KD1=logit", "methods.KD1", "found 'logit', expected a mapping"),
         ("methods=5", "methods", "found 5, expected a mapping"),
         ("methods.KD1.train={device: cpu}", "methods.KD1.train.device",
@@ -165,7 +174,7 @@ def test_a_method_without_a_grid_beside_one_with_a_grid_is_refused():
     found = problems(OWN_FILE.replace("kind: baseline", "kind: baseline, grid: {train.max_steps: [1, 2]}"))
 
     assert found == {
-        "line 13: methods.KD1": "1 trials, but B0 has 2; give every method a grid of the same size, or none to any"
+        "line 13: methods.KD1": "1 trial, but B0 has 2; give every method a grid of the same size, or none to any"
     }
 
 
@@ -244,6 +253,12 @@ def test_what_the_losses_do_not_define_is_refused_with_the_method(monkeypatch: p
 def test_plain_values_without_a_file_are_refused_too():
     with pytest.raises(RecipeError, match="teacher: missing; expected: The model that is distilled"):
         make_recipe({name: value for name, value in load().raw.items() if name != "teacher"})
+
+
+@pytest.mark.parametrize("values", [None, [], "text", 5])
+def test_something_that_is_no_mapping_is_refused(values: object):
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(values)
 
 
 def test_a_long_value_is_shown_shortened():

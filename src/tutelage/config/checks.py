@@ -116,6 +116,6 @@ def _effort_is_equal(recipe: Any) -> Problems:
             where = ("grid",) if recipe.methods[name].grid else ()
             yield (
                 ("methods", name, *where),
-                f"{count} trials, but {reference} has {trials[reference]}; "
+                f"{count} trial{'s' * (count != 1)}, but {reference} has {trials[reference]}; "
                 "give every method a grid of the same size, or none to any",
             )

@@ -26,8 +26,8 @@ from ruamel.yaml.events import (
 from tutelage.config.problems import Path, Place, Problem
 
 MAX_BYTES = 2**20
-MAX_EVENTS = 20_000  # about 1.5 s of the pure-Python scanner; a recipe has some 300
-MAX_NODES = 20_000  # after aliases are written out
+MAX_EVENTS = 10_000  # about 0.7 s of the pure-Python scanner; a recipe has some 300
+MAX_NODES = 5_000  # after aliases are written out
 MAX_ALIASES = 16
 MAX_DEPTH = 32
 MAX_DIGITS = 300  # Python refuses to read integers of more than 4,300 digits

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from tutelage import __version__
 from tutelage.store import make_folder
 
 RECORDED_PACKAGES = (
@@ -48,16 +49,21 @@ def versions() -> dict[str, str]:
 
 
 def code_commit() -> str:
-    """Return the commit of the checkout this package runs from, ``-dirty`` when changed, or the version."""
-    folder = Path(__file__).parent
+    """Return the commit of the checkout this package runs from, ``-dirty`` when changed; else the version.
+
+    A checkout that merely surrounds an installed copy is not ours and is not named.
+    """
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return f"version {__version__}"
     try:
         described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
         return described.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return f"version {importlib.metadata.version('tutelage')}"
+        return f"version {__version__}"
 
 
 def host_facts() -> dict[str, Any]:

@@ -80,4 +80,5 @@ class TeacherPass:
 
     @property
     def tokens_per_second(self) -> float:
+        """Real tokens through the teacher per second, padding not counted; 0 before the first."""
         return self.num_tokens / self.seconds if self.seconds > 0 else 0.0

@@ -85,9 +85,8 @@ def teach(
         require_free_space(root, forecast_bytes(jobs, columns, root, fingerprint, head))
         if any(isinstance(column, FinalHiddenColumn) for column in columns):
             write_head(root, fingerprint, head, provenance=origin)
-        passes = TeacherPass(
-            model, head, writers, token_budget, progress, sum(len(job.rows) for job in jobs if job.open_columns)
-        )
+        num_to_compute = sum(len(job.rows) for job in jobs if job.open_columns)
+        passes = TeacherPass(model, head, writers, token_budget, progress, num_to_compute)
         for number, job in enumerate(jobs):
             if job.open_columns:
                 stop_if_asked(should_stop, number, len(jobs))
