@@ -30,7 +30,7 @@ def test_every_arm_runs_on_every_report_seed_and_is_scored_on_the_same_test_rows
         "teacher_sentiment", "untouched_sentiment_S1",
         *(reported_id(arm, seed) for arm in ARMS for seed in (1, 2)),
     }  # fmt: skip
-    assert {run["metrics"]["test"]["num_items"] for run in runs.values()} == {32}
+    assert {run["metrics"]["test"]["n"] for run in runs.values()} == {32}
     for run in list_runs(finished.root.parent):
         verify_artifact(run.folder)
 

@@ -82,7 +82,6 @@ methods:
   PSEUDO: {kind: pseudo}
   KD1: {kind: logit, temperature: 2, alpha: 0.3}
 train: {learning_rate: 3e-3, num_train_epochs: 1, per_device_train_batch_size: 16, save_steps: null}
-evaluate: {bootstrap_resamples: 200}
 """
 
 

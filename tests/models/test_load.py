@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 
 import huggingface_hub.utils as hub_utils
 import pytest
@@ -124,6 +125,21 @@ def test_code_in_a_model_folder_is_never_run(folder, tmp_path):
     with pytest.raises(ModelError, match="custom code"):
         load_model(source_of(folder), dtype=torch.float32, device=CPU)
     assert not witness.exists()
+
+
+def test_the_hubs_conversion_service_is_not_asked(folder, monkeypatch):
+    seen = []
+    original = load.AutoModelForCausalLM.from_pretrained
+
+    def watched(*args, **kwargs):
+        seen.append((os.environ.get("DISABLE_SAFETENSORS_CONVERSION"), kwargs["use_safetensors"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setenv("DISABLE_SAFETENSORS_CONVERSION", "x")  # so that teardown restores whatever was there
+    monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION")
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", watched)
+    load_model(source_of(folder), dtype=torch.float32, device=CPU)
+    assert seen == [("1", True)]
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"{}", b'{"added_tokens": [], "model": {}}'])

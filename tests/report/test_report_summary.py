@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tutelage.report.arms import group_arms
-from tutelage.report.collect import Experiment
+from tutelage.report.arms import Arm, group_arms
+from tutelage.report.collect import Experiment, Run
 from tutelage.report.curves import arm_curves
 from tutelage.report.statistics import paired_difference
 from tutelage.report.summary import summarise
@@ -167,23 +167,24 @@ def test_a_hole_in_the_grid_stays_empty():
 # --- curves
 
 
-class FakeRun:
-    def __init__(self, losses, validation=()):
-        self.steps = [{"step": step, "loss_nats": loss} for step, loss in losses]
-        self.evaluations = [{"step": step, "accuracy": value} for step, value in validation]
-
-
-class FakeArm:
-    def __init__(self, *runs):
-        self.runs = dict(enumerate(runs))
+def history(losses, validation=()):
+    return Run(
+        record={"method": "KD1"},
+        items=None,
+        labels=(),
+        steps=tuple({"step": step, "loss_nats": loss} for step, loss in losses),
+        evaluations=tuple({"step": step, "accuracy": value} for step, value in validation),
+        provenance={},
+        content_digest="",
+    )
 
 
 def curves(*runs):
-    return arm_curves(FakeArm(*runs), metric="accuracy")  # type: ignore[arg-type]
+    return arm_curves(Arm("KD1", "method", "KD1", dict(enumerate(runs))), metric="accuracy")
 
 
 def test_curve_is_the_mean_over_seeds_with_their_range():
-    found = curves(FakeRun([(1, 1.0), (2, 0.5)], [(2, 0.7)]), FakeRun([(1, 3.0), (2, 0.7)], [(2, 0.9)]))
+    found = curves(history([(1, 1.0), (2, 0.5)], [(2, 0.7)]), history([(1, 3.0), (2, 0.7)], [(2, 0.9)]))
     assert found is not None
     assert found["loss"]["mean"] == pytest.approx([2.0, 0.6])
     assert (found["loss"]["low"], found["loss"]["high"]) == ([1.0, 0.5], [3.0, 0.7])
@@ -191,14 +192,14 @@ def test_curve_is_the_mean_over_seeds_with_their_range():
 
 
 def test_a_seed_that_stopped_early_does_not_bend_the_mean():
-    found = curves(FakeRun([(step, 1.0) for step in range(1, 11)]), FakeRun([(step, 3.0) for step in range(1, 6)]))
+    found = curves(history([(step, 1.0) for step in range(1, 11)]), history([(step, 3.0) for step in range(1, 6)]))
     assert found is not None
     assert set(found["loss"]["mean"]) == {2.0}
     assert len(found["loss"]["step"]) == 5
 
 
 def test_long_runs_are_binned_without_losing_their_mean():
-    found = curves(FakeRun([(step, float(step)) for step in range(1, 1201)]))
+    found = curves(history([(step, float(step)) for step in range(1, 1201)]))
     assert found is not None
     assert len(found["loss"]["step"]) == 60
     assert sum(found["loss"]["mean"]) / 60 == pytest.approx(600.5)
@@ -206,4 +207,4 @@ def test_long_runs_are_binned_without_losing_their_mean():
 
 
 def test_nothing_logged_gives_no_curve():
-    assert curves(FakeRun([])) is None
+    assert curves(history([])) is None

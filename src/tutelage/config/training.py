@@ -97,7 +97,9 @@ class Evaluate(Section):
     token_budget: Count = Field(
         default=4096, description="Padded tokens per batch while scoring; changes memory, not the result."
     )
-    bootstrap_resamples: Count = Field(default=10_000, description="Resamples behind every interval.")
+    fidelity_rows: Count = by_mode(
+        500, fast=200, description="Test rows on which KL to the teacher and top-1 agreement are measured."
+    )
     permuted_teacher: Flag = Field(
         default=False,
         description="Add the control whose teacher rows are shuffled; it must lose. Also `run --control`.",
@@ -108,6 +110,3 @@ class Report(Section):
     """What the report answers."""
 
     question: Text = Field(default="", description="The question at the top of the page.")
-    formats: tuple[Literal["svg", "pdf", "png"], ...] = Field(
-        default=("svg", "pdf", "png"), min_length=1, description="Figure files written beside the page."
-    )

@@ -246,7 +246,7 @@ class Scorer:
         with self.precision():
             close = fidelity(
                 model,
-                self.data.rows("test"),
+                self.data.rows("test")[: self.context.recipe.evaluate.fidelity_rows],
                 CachedTeacher(root, fingerprint, column, device=self.device),
                 pad_id=self.data.pad_id,
                 token_budget=self.context.recipe.evaluate.token_budget,

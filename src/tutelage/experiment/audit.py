@@ -20,7 +20,8 @@ from tutelage import __version__
 from tutelage.store import make_folder
 
 RECORDED_PACKAGES = (
-    "tutelage", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "safetensors", "tokenizers", "scipy",
+    "tutelage", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "safetensors", "tokenizers",
+    "scipy",
 )  # fmt: skip
 
 

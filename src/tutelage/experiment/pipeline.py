@@ -176,7 +176,7 @@ def run_key(context: Context, run: Run, digests: Mapping[str, str]) -> str:
     """Address a run by everything that decides its numbers."""
     recipe = context.recipe
     part: dict[str, Any] = {"run_id": run.run_id, "role": run.role, "seed": run.seed}
-    part["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"select_by", "token_budget"})
+    part["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"select_by", "token_budget", "fidelity_rows"})
     part["max_length"] = recipe.tasks[run.task].max_length
     if run.kind != "teacher":
         part["student"] = recipe.students[run.student].model_dump(mode="json")

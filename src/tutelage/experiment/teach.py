@@ -5,7 +5,7 @@ scores of every split and what a reader needs to find the cache again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,11 @@ def teach_stage(context: Context, task_name: str, prepared: Manifest, teacher: s
 
 
 def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
-    from tutelage.align import check_ids
-    from tutelage.build import signal_columns, teacher_compute
-    from tutelage.data import read_prepared, sample_rows_text
-    from tutelage.data.rows import check_verbalisers, choice_prompts, classification_rows
+    from tutelage.build import teacher_compute
+    from tutelage.data import check_verbalisers, read_prepared, sample_rows_text
     from tutelage.experiment.checklist import show_checklist
     from tutelage.experiment.origin import taught_source
-    from tutelage.models.device import describe_device
-    from tutelage.models.fingerprint import model_fingerprint
-    from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer, local_folder
-    from tutelage.teacher import teach
-    from tutelage.train.signals import stop_signals
+    from tutelage.models.load import load_model, load_tokenizer
 
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
@@ -91,32 +85,107 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
     prepared = read_prepared(context.folders.prepared(task_name))
     check_verbalisers(tokenizer, prepared.task)
     show_checklist(context, source.name, model, tokenizer)
-    splits = {name: prepared.splits[name] for name in TAUGHT_SPLITS}
-    if prepared.splits["adapt"]:
-        splits["adapt"] = prepared.splits["adapt"][:NUM_ADAPT_ROWS]
-    stop_id, max_length = end_of_turn_id(tokenizer, model.config), context.recipe.tasks[task_name].max_length
-    rows = {
-        name: classification_rows(
-            tokenizer, prepared.task, examples, max_length=max_length, end_of_turn_id=stop_id
-        )
-        for name, examples in splits.items()
-    }  # fmt: skip
     for text in sample_rows_text(prepared, tokenizer):
         context.show(f"  row: {text}")
-    for name, made in rows.items():
-        if made.num_shortened:
-            context.show(f"  {name}: {made.num_shortened:,} texts were shortened to {max_length} tokens")
-        for row in made.rows:
-            check_ids(row.ids, model.get_input_embeddings().num_embeddings, f"row {row.item_key}")
-    class_ids = single_token_labels(tokenizer, prepared.task.verbalisers)
-    columns = signal_columns(model, context.recipe.signals, class_token_ids=class_ids)
+    max_length = context.recipe.tasks[task_name].max_length
+    lesson = Lesson(source, model, tokenizer, prepared, splits_to_teach(prepared.splits), max_length, device, dtype)
+    rows = lesson.rows(context)
+    facts, seconds = _teach(context, lesson, rows)
+    with stage_artifact(context, folder, stage="teach", key=key, seconds={"teach": seconds}) as temporary:
+        for name, made in rows.items():
+            np.save(temporary / f"scores_{name}.npy", lesson.scores(context, name, made, facts["fingerprint"]))
+        write_json(temporary / FACTS_FILE, facts)
+
+
+def splits_to_teach(splits: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the splits that the teacher reads; of the adaptation rows only enough to see a gap."""
+    taught = {name: splits[name] for name in TAUGHT_SPLITS}
+    return {**taught, "adapt": splits["adapt"][:NUM_ADAPT_ROWS]} if splits["adapt"] else taught
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A loaded teacher and what it is to read."""
+
+    source: Any
+    model: Any
+    tokenizer: Any
+    prepared: Any
+    splits: dict[str, list[Any]]
+    max_length: int
+    device: Any
+    dtype: Any
+
+    @property
+    def class_ids(self) -> list[int] | None:
+        """One token id per label, or None when a verbaliser takes several."""
+        return single_token_labels(self.tokenizer, self.prepared.task.verbalisers)
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The token that ends an answer."""
+        from tutelage.models.load import end_of_turn_id
+
+        return end_of_turn_id(self.tokenizer, self.model.config)
+
+    def rows(self, context: Context) -> dict[str, list[Any]]:
+        """Return every split as supervised rows, checked against the teacher's vocabulary."""
+        from tutelage.align import check_ids
+        from tutelage.data import classification_rows
+
+        num_ids = self.model.get_input_embeddings().num_embeddings
+        rows = {}
+        for name, examples in self.splits.items():
+            made = classification_rows(
+                self.tokenizer,
+                self.prepared.task,
+                examples,
+                max_length=self.max_length,
+                end_of_turn_id=self.end_of_turn_id,
+            )
+            if made.num_shortened:
+                context.show(f"  {name}: {made.num_shortened:,} texts were shortened to {self.max_length} tokens")
+            for row in made.rows:
+                check_ids(row.ids, num_ids, f"row {row.item_key}")
+            rows[name] = made.rows
+        return rows
+
+    def scores(self, context: Context, name: str, rows: Sequence[Any], fingerprint: str) -> np.ndarray:
+        """Return the class scores of a split: from the cache, or live where labels take several tokens."""
+        if self.class_ids is not None:
+            return cached_scores(context.folders.cache, fingerprint, self.class_ids, rows)
+        from tutelage.data import choice_prompts
+        from tutelage.evaluate import score_choices
+
+        prompts = choice_prompts(
+            self.tokenizer,
+            self.prepared.task,
+            self.splits[name],
+            max_length=self.max_length,
+            end_of_turn_id=self.end_of_turn_id,
+        )
+        budget, pad_id = context.recipe.evaluate.token_budget, int(self.tokenizer.pad_token_id)
+        scored = score_choices(self.model, prompts, pad_id=pad_id, token_budget=budget, device=self.device)
+        return scored.logprobs_BC
+
+
+def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], float]:
+    from tutelage.build import signal_columns
+    from tutelage.models.device import describe_device
+    from tutelage.models.fingerprint import model_fingerprint
+    from tutelage.models.load import local_folder
+    from tutelage.teacher import teach
+    from tutelage.train.signals import stop_signals
+
+    source, compute = lesson.source, describe_device(lesson.device, lesson.dtype)
+    columns = signal_columns(lesson.model, context.recipe.signals, class_token_ids=lesson.class_ids)
     fingerprint = model_fingerprint(
-        local_folder(source), dtype=dtype, extra=describe_device(device, dtype), gguf_file=source.gguf_file
-    )
+        local_folder(source), dtype=lesson.dtype, extra=compute, gguf_file=source.gguf_file
+    )  # fmt: skip
     with stop_signals() as stop:
         report = teach(
-            model,
-            [teacher_row(row) for made in rows.values() for row in made.rows],
+            lesson.model,
+            [teacher_row(row) for made in rows.values() for row in made],
             columns=columns,
             root=context.folders.cache,
             fingerprint=fingerprint,
@@ -125,42 +194,31 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
             provenance={
                 "teacher": source.name,
                 "teacher_licence": context.recipe.teacher.licence or source.licence,
-                "data": prepared.info["source"],
-                "data_licence": prepared.info["licence"],
-                "template": prepared.task.template,
+                "data": lesson.prepared.info["source"],
+                "data_licence": lesson.prepared.info["licence"],
+                "template": lesson.prepared.task.template,
             },
             should_stop=lambda: _answer(stop),
         )
-    facts = {
-        "fingerprint": fingerprint,
-        "teacher": source.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "columns": [column.spec | {"kind": column.kind} for column in columns],
-        "digests": report.digests,
-        "num_rows": report.num_rows,
-        "num_positions": report.num_positions,
-        "num_tokens": sum(len(row.ids) for made in rows.values() for row in made.rows),
-        "bytes_per_position": report.bytes_per_position,
-        "covered_mass": {
-            name: {f"{t:g}": mass for t, mass in by_t.items()} for name, by_t in report.covered_mass.items()
-        },
-        "compute": describe_device(device, dtype),
-    }
     context.show(
         f"teach {source.name}: {report.computed:,} rows computed, {report.reused:,} reused, "
         f"{report.tokens_per_second:,.0f} tokens/s, {report.bytes / 2**20:.1f} MiB"
     )
-    with stage_artifact(context, folder, stage="teach", key=key, seconds={"teach": report.seconds}) as temporary:
-        for name, made in rows.items():
-            if class_ids is not None:
-                scores = cached_scores(context.folders.cache, fingerprint, class_ids, made.rows)
-            else:
-                prompts = choice_prompts(
-                    tokenizer, prepared.task, splits[name], max_length=max_length, end_of_turn_id=stop_id
-                )
-                scores = live_scores(context, model, prompts, pad_id=int(tokenizer.pad_token_id), device=device)
-            np.save(temporary / f"scores_{name}.npy", scores, allow_pickle=False)
-        write_json(temporary / FACTS_FILE, facts)
+    masses = {name: {f"{t:g}": mass for t, mass in by_t.items()} for name, by_t in report.covered_mass.items()}
+    facts = {
+        "fingerprint": fingerprint,
+        "teacher": source.name,
+        "parameters": sum(parameter.numel() for parameter in lesson.model.parameters()),
+        "columns": [column.spec for column in columns],
+        "digests": report.digests,
+        "num_rows": report.num_rows,
+        "num_positions": report.num_positions,
+        "num_tokens": sum(len(row.ids) for made in rows.values() for row in made),
+        "bytes_per_position": report.bytes_per_position,
+        "covered_mass": masses,
+        "compute": compute,
+    }
+    return facts, report.seconds
 
 
 def _answer(stop: Any) -> bool:
@@ -191,11 +249,3 @@ def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: 
     reader = CacheReader(root, fingerprint, column)
     positions = [column.positions_of(logit_indices(row.target_mask)) for row in rows]
     return reader.read([row.teacher_key for row in rows], positions)["scores_NC"].double().numpy()
-
-
-def live_scores(context: Context, model: Any, prompts: Sequence[Any], *, pad_id: int, device: Any) -> np.ndarray:
-    """Score labels of several tokens by running the teacher on each: float64 [B, C]."""
-    from tutelage.evaluate import score_choices
-
-    budget = context.recipe.evaluate.token_budget
-    return score_choices(model, prompts, pad_id=pad_id, token_budget=budget, device=device).logprobs_BC

@@ -1,0 +1,128 @@
+"""Tables: every digit in the CSV, and nothing in a cell that a reader's program would run."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from tutelage.report.numerals import decimal, p_value, percent, points, setting
+from tutelage.report.table_formats import escape_latex, guard_formula, to_csv, to_latex, to_markdown
+from tutelage.report.tables import Column, Table, group_tables, text_column
+
+HOSTILE = '=cmd|"/c calc"!A1 $x_1$ & 100% <b>\n| `x` \\end{table} # ~ ^ {'
+
+
+@pytest.fixture(scope="module")
+def tables(group):
+    return {table.name: table for table in group_tables(group)}
+
+
+def rows_of(table):
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
+def hostile_table():
+    columns = (text_column("name", HOSTILE), Column("score", "Score", percent))
+    return Table("hostile", "A_title", columns, ({"name": HOSTILE, "score": -0.5},), "50 % & more")
+
+
+def test_all_tables_are_made(tables):
+    assert list(tables) == ["main", "comparisons", "per_seed", "per_seed_differences", "trials", "budget"]
+
+
+def test_csv_keeps_every_digit(tables, group):
+    for row, arm in zip(rows_of(tables["main"]), group["arms"], strict=True):
+        assert row["label"] == arm["label"]
+        assert float(row["score"]) == arm["score"]["estimate"]
+        assert float(row["score_low"]) == arm["score"]["low"]
+        assert float(row["ece"]) == arm["ece"]
+    first = rows_of(tables["comparisons"])[0]
+    assert float(first["p_value"]) == group["comparisons"][0]["p_value"]
+    assert int(first["wins"]) == group["comparisons"][0]["mcnemar"]["wins"]
+
+
+def test_csv_lists_every_trial_with_its_settings(tables):
+    rows = rows_of(tables["trials"])
+    assert len(rows) == 18
+    assert sum(row["chosen"] == "True" for row in rows) == 3
+    assert {row["temperature"] for row in rows if row["method"] == "KD1"} == {"1", "2", "4"}
+
+
+def test_budget_names_labels_tokens_and_trials(tables):
+    row = next(row for row in rows_of(tables["budget"]) if row["label"] == "PSEUDO")
+    assert (row["gold_labels"], row["num_trials"]) == ("0.0", "6")
+    assert float(row["tokens"]) == 512_384
+    assert float(row["teacher_tokens"]) == 256_192
+
+
+def test_no_table_holds_a_time(tables):
+    assert not any("seconds" in column.key for table in tables.values() for column in table.columns)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_text_that_looks_like_a_formula_is_quoted(text):
+    assert guard_formula(text) == "'" + text
+
+
+def test_formula_guard_reaches_cells_and_headings_but_not_numbers():
+    (row,) = csv.DictReader(io.StringIO(to_csv(hostile_table())))
+    assert row["name"] == "'" + HOSTILE
+    assert row["score"] == "-0.5"
+    columns = (text_column("@x", "x"),)
+    assert to_csv(Table("t", "t", columns, ({"@x": "1"},), "")).startswith("'@x")
+
+
+def test_latex_escapes_everything_special(tables):
+    text = to_latex(hostile_table(), command="run\n\\input{/etc/passwd}")
+    first, body = text.split("\n", 1)
+    assert first == "% run \\input{/etc/passwd}"
+    assert body.count(r"\end{table}") == 1
+    assert r"\$x\_1\$ \& 100\% \textless{}b\textgreater{}" in body
+    for table in tables.values():
+        latex = to_latex(table, command="c")
+        body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
+        cells = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if "&" in line}
+        assert cells == {len(table.columns) - 1}
+
+
+def test_latex_escape_is_reversible_in_kind():
+    assert escape_latex(r"\%_{}~^") == r"\textbackslash{}\%\_\{\}\textasciitilde{}\textasciicircum{}"
+
+
+def test_markdown_keeps_its_columns_whatever_a_cell_holds(tables):
+    for table in (*tables.values(), hostile_table()):
+        lines = to_markdown(table, command="c").splitlines()
+        body = [line for line in lines if line.startswith("|")]
+        assert len(body) == len(table.rows) + 2
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {len(table.columns) + 1}
+    assert "<b>" not in re.sub(r"\\<b\\>", "", to_markdown(hostile_table(), command="c"))
+
+
+def test_markdown_command_cannot_leave_its_code():
+    assert "Command: ``` a``b ```" in to_markdown(hostile_table(), command="a``b")
+
+
+def test_method_and_chosen_trials_stand_out(tables):
+    assert "| **KD1** |" in to_markdown(tables["main"], command="c")
+    assert to_latex(tables["trials"], command="c").count(r"\textbf{") == 3
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (percent(0.9534), "95.3"),
+        (percent(None), "-"),
+        (points(0.019), "+1.9"),
+        (points(-0.0001), "0.0"),
+        (points(-0.012), "-1.2"),
+        (decimal(-0.0001), "0.000"),
+        (p_value(0.0004), "< 0.001"),
+        (p_value(0.04), "0.040"),
+        (setting(5e-5), "5e-5"),
+        (setting(0.3), "0.3"),
+        (setting(2), "2"),
+    ],
+)
+def test_numbers_are_written_for_people(shown, expected):
+    assert shown == expected
