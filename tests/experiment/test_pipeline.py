@@ -24,11 +24,13 @@ def reported_id(arm: str, seed: int) -> str:
     return f"{arm}_sentiment_S1{'_T2_a0.3' if arm.startswith('KD1') else ''}_seed{seed}"
 
 
-def test_every_arm_runs_on_every_report_seed_and_is_scored_on_the_same_test_rows(finished: Finished):
+def test_every_arm_runs_on_every_report_seed_and_the_control_on_the_first_all_scored_on_the_same_test_rows(
+    finished: Finished,
+):
     runs = {run.run_id: run.record for run in list_runs(finished.root.parent)}
     assert set(runs) == {
         "teacher_sentiment", "untouched_sentiment_S1",
-        *(reported_id(arm, seed) for arm in ARMS for seed in (1, 2)),
+        *(reported_id(arm, seed) for arm in ARMS for seed in (1, 2) if (arm, seed) != ("KD1-permuted", 2)),
     }  # fmt: skip
     assert {run["metrics"]["test"]["n"] for run in runs.values()} == {32}
     for run in list_runs(finished.root.parent):

@@ -23,7 +23,7 @@ from tutelage.experiment.stage import Context, finished, stage_key
 from tutelage.experiment.teach import Taught, teach_stage
 from tutelage.store import Manifest, folder_lock, sweep_temporaries, write_json
 
-STAGES = ("prepare", "adapt", "teach", "shrink", "train", "report")
+STAGES = ("prepare", "adapt", "teach", "shrink", "trials", "train", "report")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def _run_stages(context: Context, wanted: tuple[str, ...]) -> tuple[Path | None,
             digests = {"teacher": teacher, "taught": taught[task].digest, "prepared": prepared[task].content_digest}
             if (layers := shrunk[student]) is not None:
                 digests["layers"] = layers.content_digest
-            chosen[f"{task}/{student}"] = run_arms(context, task, student, taught[task], digests)
+            chosen[f"{task}/{student}"] = run_arms(
+                context, task, student, taught[task], digests, trials_only=wanted[-1] == "trials"
+            )
     if any(chosen.values()):
         write_json(context.folders.root / "best_config.json", chosen)
     if wanted[-1] == "train":
@@ -119,8 +121,12 @@ def _run_stages(context: Context, wanted: tuple[str, ...]) -> tuple[Path | None,
     return report(context)
 
 
-def run_arms(context: Context, task: str, student: str, taught: Taught, digests: Mapping[str, str]) -> dict[str, Any]:
+def run_arms(
+    context: Context, task: str, student: str, taught: Taught, digests: Mapping[str, str], *, trials_only: bool = False
+) -> dict[str, Any]:
     """Run teacher, untouched student, trials and reported runs of one student on one task.
+
+    With ``trials_only`` no test row is scored for any trained student, and the report lists the search.
 
     Returns:
         Per searched method: the chosen settings, the validation metric and the number of trials.
@@ -143,6 +149,8 @@ def run_arms(context: Context, task: str, student: str, taught: Taught, digests:
         context.show(
             f"chose {method}: {trials[winner].run_id} (validation {recipe.evaluate.select_by} {scores[winner]:.4f})"
         )
+    if trials_only:
+        return chosen
     for run in report_runs(recipe, task, student, best, control=context.control):
         make_run(context, run, taught, digests)
     return chosen
