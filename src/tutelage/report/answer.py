@@ -114,7 +114,7 @@ def _relation(comparison: dict[str, Any]) -> str:
     return f"{size} points {direction(comparison)} {rival} {interval}"
 
 
-def difference_interval(difference: dict[str, float]) -> str:
+def difference_interval(difference: dict[str, int | float]) -> str:
     """Return ``[0.6, 3.2]`` in percentage points, with a sign only below zero."""
     return f"[{unsigned_zero(percent(difference['low']))}, {unsigned_zero(percent(difference['high']))}]"
 

@@ -38,8 +38,8 @@ def _draw_curves(figure: Figure, curves: dict[str, Any], group: dict[str, Any]) 
     roles = {arm["label"]: arm["role"] for arm in group["arms"]}
     panels = figure.subplots(1, 2)
     words = (
-        ("loss", "Training loss", "Loss per target (nats)", 1),
-        ("validation", "Validation", f"{group['validation_name'].capitalize()} (%)", 100),
+        ("loss", "Training loss", "Loss per target (nats)", 1.0),
+        ("validation", "Validation", f"{group['validation_name'].capitalize()} (%)", 100.0),
     )
     for axes, (key, title, label, scale) in zip(panels, words, strict=True):
         for name, curve in curves.items():

@@ -5,17 +5,18 @@ In: shares, differences, counts and p-values. Out: short strings; "-" stands for
 
 from collections.abc import Mapping
 
+Number = int | float
 MISSING = "-"
 P_FLOOR = 0.001
 SCIENTIFIC_BELOW = 1e-3
 
 
-def percent(share: float | None, *, digits: int = 1) -> str:
+def percent(share: Number | None, *, digits: int = 1) -> str:
     """Return 0.953 as ``95.3``, without the sign."""
     return MISSING if share is None else f"{100 * share:.{digits}f}"
 
 
-def points(difference: float | None, *, digits: int = 1) -> str:
+def points(difference: Number | None, *, digits: int = 1) -> str:
     """Return 0.019 as ``+1.9``; what rounds to zero has no sign."""
     if difference is None:
         return MISSING
@@ -23,7 +24,7 @@ def points(difference: float | None, *, digits: int = 1) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def percent_interval(interval: Mapping[str, float], *, digits: int = 1) -> str:
+def percent_interval(interval: Mapping[str, Number], *, digits: int = 1) -> str:
     """Return ``[93.9, 96.6]``."""
     return f"[{percent(interval['low'], digits=digits)}, {percent(interval['high'], digits=digits)}]"
 
@@ -33,24 +34,24 @@ def unsigned_zero(text: str) -> str:
     return text.lstrip("-") if text.startswith("-") and not text.strip("-0.") else text
 
 
-def decimal(value: float | None, *, digits: int = 3) -> str:
+def decimal(value: Number | None, *, digits: int = 3) -> str:
     """Return a plain decimal number."""
     return MISSING if value is None else unsigned_zero(f"{value:.{digits}f}")
 
 
-def count(value: float | None) -> str:
+def count(value: Number | None) -> str:
     """Return 1234567 as ``1,234,567``."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def millions(value: float | None) -> str:
+def millions(value: Number | None) -> str:
     """Return 81413568 as ``81.4 M``; below a hundred thousand the plain count."""
     if value is None:
         return MISSING
     return f"{value / 1e6:.1f} M" if value >= 1e5 else count(value)
 
 
-def p_value(value: float | None) -> str:
+def p_value(value: Number | None) -> str:
     """Return three digits, or ``< 0.001``."""
     if value is None:
         return MISSING

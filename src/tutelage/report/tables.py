@@ -50,14 +50,14 @@ def text_column(key: str, title: str) -> Column:
     return Column(key, title, str, numeric=False)
 
 
-def share_with_interval(value: Mapping[str, float]) -> str:
+def share_with_interval(value: Mapping[str, int | float]) -> str:
     """Return ``83.1 [81.5, 84.6]``; what is certain (the teacher against itself) has no interval."""
     if value["low"] == value["high"]:
         return numerals.percent(value["estimate"])
     return f"{numerals.percent(value['estimate'])} {numerals.percent_interval(value)}"
 
 
-def points_with_interval(value: Mapping[str, float]) -> str:
+def points_with_interval(value: Mapping[str, int | float]) -> str:
     """Return ``+1.9 [0.6, 3.2]``."""
     return f"{numerals.points(value['estimate'])} {difference_interval(dict(value))}"
 
@@ -165,7 +165,7 @@ def _seeds(entries: list[dict[str, Any]]) -> list[Any]:
 
 
 def _seed_columns(entries: list[dict[str, Any]], heading: str, show: Callable[[Any], str]) -> tuple[Column, ...]:
-    def interval(value: Mapping[str, float]) -> str:
+    def interval(value: Mapping[str, int | float]) -> str:
         return f"[{unsigned_zero(numerals.percent(value['low']))}, {unsigned_zero(numerals.percent(value['high']))}]"
 
     return (
