@@ -1,13 +1,9 @@
 """What the README shows works as it stands there."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "experiment"))
-
 from tiny_experiment import run_tiny, write_reviews, write_tiny_model
 
 from tutelage.config import load_recipe
