@@ -84,6 +84,7 @@ class Batch:
 
     @property
     def num_targets(self) -> int:
+        """N, the number of supervised positions."""
         return int(self.labels_N.shape[0])
 
 
@@ -105,6 +106,7 @@ class LossTerm:
 
     @property
     def name(self) -> str:
+        """How logs and reports call this term."""
         return self.kind
 
 

@@ -16,7 +16,7 @@ def test_an_unknown_key_is_refused_with_line_and_nearest_match():
 
 def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones():
     assert problems(OWN_FILE, "evaluate.zzz=1")["command line: evaluate.zzz"] == (
-        "unknown key; expected one of select_by, token_budget, bootstrap_resamples, permuted_teacher"
+        "unknown key; expected one of select_by, token_budget, fidelity_rows, permuted_teacher"
     )
 
 
@@ -129,6 +129,8 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
         ("students.S1.shrink.layer=3", "students.S1.shrink.layer", "unknown key; did you mean layers?"),
         ("signals=[{kind: topk, K: 5}]", "signals.0.K", "unknown key; expected one of kind, k, temperatures"),
         ("signals=[{k: 5}]", "signals.0", "has no kind; expected kind: final_hidden, topk"),
+        ("students.S1.revision=main", "students.S1.revision",
+         "belongs to a `model`, and none is given here; the teacher has its own revision"),
         ("methods.KD1=logit", "methods.KD1", "found 'logit', expected a mapping"),
         ("methods=5", "methods", "found 5, expected a mapping"),
         ("methods.KD1.train={device: cpu}", "methods.KD1.train.device",

@@ -1,6 +1,4 @@
 import json
-import sys
-import types
 
 import pytest
 
@@ -46,9 +44,7 @@ def test_a_gguf_file_is_named_with_its_quantisation(tmp_path):
 def test_a_sample_carries_its_display_name_and_licence(folder, monkeypatch, tmp_path):
     (folder / "source.json").write_text(json.dumps({"name": "Sample (Q4_1)", "licence": "Apache-2.0"}))
     asked = []
-    stub = types.ModuleType("tutelage.samples")
-    stub.sample_model = lambda name: asked.append(name) or folder  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tutelage.samples", stub)
+    monkeypatch.setattr("tutelage.models.sample.sample_model", lambda name: asked.append(name) or folder)
     source = resolve_model("sample:tiny", base_folder=tmp_path)
     assert source == ModelSource("Sample (Q4_1)", str(folder), licence="Apache-2.0")
     assert asked == ["tiny"]

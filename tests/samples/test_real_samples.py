@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tutelage.data import ClassificationTask, load_records, prepare_task
-from tutelage.samples import SAMPLES, sample_data, sample_model
+from tutelage.models.sample import sample_model
+from tutelage.samples import SAMPLES, sample_data
 from tutelage.store import read_manifest
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(1200)]  # the first run downloads and converts

@@ -10,7 +10,8 @@ import pytest
 from tiny_packages import PAYLOAD, build_wheel, spec_of
 
 from tutelage.errors import DataError, IntegrityError
-from tutelage.samples import SAMPLES, find_sample, sample_data, sample_model
+from tutelage.models.sample import sample_model
+from tutelage.samples import SAMPLES, find_sample, sample_data
 from tutelage.samples.artifact import committed_sample
 from tutelage.samples.unpack import unpack_member
 from tutelage.store import read_manifest

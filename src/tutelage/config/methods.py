@@ -117,5 +117,5 @@ def expand_losses(method: Method) -> tuple[CrossEntropyLoss | ForwardKlLoss, ...
         return method.losses
     if isinstance(method, Logit):
         gold = (CrossEntropyLoss(kind="cross_entropy", weight=method.alpha),) if method.alpha > 0 else ()
-        return (*gold, ForwardKlLoss(kind="forward_kl", weight=1 - method.alpha, temperature=method.temperature))
+        return (*gold, ForwardKlLoss(kind=method.divergence, weight=1 - method.alpha, temperature=method.temperature))
     return (CrossEntropyLoss(kind="cross_entropy"),)

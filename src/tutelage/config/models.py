@@ -96,7 +96,6 @@ class Student(Section):
         default=None, description="As `teacher.model`; null: the teacher itself (as adapted)."
     )
     revision: NonEmpty | None = Field(default=None, description="Commit, tag or branch on the hub.")
-    licence: NonEmpty | None = Field(default=None, description="Licence to record, where the model does not state one.")
     shrink: Shrink | None = Field(default=None, description="Leave out layers first; null: keep all.")
     adapter: Adapter = Field(
         default=NoAdapter(kind="none"), description="What is trained: every weight (`none`) or adapters (`lora`)."
@@ -105,3 +104,9 @@ class Student(Section):
         default="auto", description="Compute precision; a fully trained student keeps float32 parameters."
     )
     gradient_checkpointing: Flag = Field(default=False, description="Recompute activations: less memory, more time.")
+
+    @model_validator(mode="after")
+    def _revision_has_a_model(self) -> "Student":
+        if self.revision is not None and self.model is None:
+            refuse([(("revision",), "belongs to a `model`, and none is given here; the teacher has its own revision")])
+        return self

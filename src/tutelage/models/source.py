@@ -12,7 +12,7 @@ from typing import Any
 from tutelage.errors import ModelError
 
 SAMPLE_PREFIX = "sample:"
-SOURCE_FILE = "source.json"  # beside a sample's weights: display name, licence
+SOURCE_FILE = "source.json"  # beside the weights of a sample or an adapted teacher: display name, licence
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 LICENCE_LINE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
@@ -53,8 +53,7 @@ def resolve_model(model: str, *, base_folder: Path, revision: str | None = None)
     if model.endswith(PICKLED) or model.endswith(".safetensors"):
         raise ModelError(f"{model} is a weight file, expected the folder that holds config.json and *.safetensors.")
     if path.is_dir():
-        check_weight_files(path)
-        return ModelSource(path.name, str(path), licence=_licence_of(path))
+        return _folder(path, name=path.name)
     if path.exists() or model.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(model):
         raise ModelError(
             f"No model at {model!r} (looked in {base_folder}). Expected a folder with config.json and *.safetensors, "
@@ -113,10 +112,14 @@ def one_line(error: BaseException, *, limit: int = 200) -> str:
 
 
 def _sample(model: str) -> ModelSource:
-    from tutelage.samples import sample_model  # late: samples may fetch, and few sources need it
+    from tutelage.models.sample import sample_model  # late: it loads models, which start from sources
 
     name = model.removeprefix(SAMPLE_PREFIX)
-    folder = sample_model(name)
+    return _folder(sample_model(name), name=name)
+
+
+def _folder(folder: Path, *, name: str) -> ModelSource:
+    """Describe a folder; one of ours says its display name and licence itself."""
     facts = read_json_object(folder / SOURCE_FILE) if (folder / SOURCE_FILE).is_file() else {}
     check_weight_files(folder)
     return ModelSource(facts.get("name", name), str(folder), licence=facts.get("licence") or _licence_of(folder))

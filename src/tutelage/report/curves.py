@@ -19,7 +19,9 @@ def arm_curves(arm: Arm, *, metric: str) -> dict[str, Any] | None:
     seed as band. Losses are averaged within equal bins of steps, at most 60.
     """
     losses = [[(row["step"], row["loss_nats"]) for row in run.steps if "loss_nats" in row] for run in arm.runs.values()]
-    validation = [[(float(row["step"]), row[metric]) for row in run.evaluations if metric in row] for run in arm.runs.values()]
+    validation = [
+        [(float(row["step"]), row[metric]) for row in run.evaluations if metric in row] for run in arm.runs.values()
+    ]
     loss_curve, validation_curve = _loss_curve(losses), _band(validation)
     if loss_curve is None and validation_curve is None:
         return None

@@ -77,7 +77,7 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any])
     light_grid(axes, axis="y")
 
 
-def _mark(axes: Axes, x: float, y: float, arm: dict[str, Any], colour: str) -> None:
+def _mark(axes: Axes, x: int | float, y: int | float, arm: dict[str, Any], colour: str) -> None:
     fill = "white" if arm["role"] in HOLLOW_ROLES else colour
     axes.plot(x, y, marker=ROLE_MARKERS[arm["role"]], markersize=7, color=colour, markerfacecolor=fill, zorder=3)
 

