@@ -63,11 +63,10 @@ def _make(context: Context, folder: Path, key: str) -> None:
     import torch
 
     from tutelage.build import adapt_options, attach_adapter, teacher_compute, teacher_source
-    from tutelage.data import read_prepared
-    from tutelage.data.rows import classification_rows
+    from tutelage.experiment.task_data import open_task
     from tutelage.models.adapter import merge_adapter
     from tutelage.models.export import save_student
-    from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer
+    from tutelage.models.load import load_model, load_tokenizer
     from tutelage.models.source import SOURCE_FILE
     from tutelage.train.loop import train
     from tutelage.train.module import DistillationModule
@@ -80,14 +79,8 @@ def _make(context: Context, folder: Path, key: str) -> None:
     source = teacher_source(context.recipe, context.base_folder)
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device)
-    prepared = read_prepared(context.folders.prepared(section.task))
-    rows = classification_rows(
-        tokenizer,
-        prepared.task,
-        prepared.splits["adapt"],
-        max_length=context.recipe.tasks[section.task].max_length,
-        end_of_turn_id=end_of_turn_id(tokenizer, model.config),
-    ).rows
+    data = open_task(context, section.task, tokenizer, model)
+    rows = data.rows(data.prepared.splits["adapt"], what="adapt")
     context.show(f"adapt {source.name}: {section.max_steps} steps on {len(rows):,} rows of their own")
     torch.manual_seed(section.seed)
     is_bf16 = dtype == torch.bfloat16
@@ -96,7 +89,7 @@ def _make(context: Context, folder: Path, key: str) -> None:
     with TrainProgress() as progress:
         result = train(
             module, rows, None, adapt_options(section, bf16=is_bf16),
-            folder=work, pad_id=int(tokenizer.pad_token_id), device=device, show=progress, run_key=key,
+            folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=key,
         )  # fmt: skip
     merged = merge_adapter(module.student)  # type: ignore[arg-type]
     with stage_artifact(context, folder, stage="adapt", key=key, seconds={"train": result.seconds}) as temporary:

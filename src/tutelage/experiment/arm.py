@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from tutelage.align import check_ids, check_same_tokenizer
+from tutelage.align import check_same_tokenizer
 from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
 from tutelage.cache import find_column
 from tutelage.data import PreparedTask, read_prepared
-from tutelage.data.rows import check_verbalisers, choice_prompts, classification_rows
 from tutelage.evaluate import Items, evaluate_classification, fidelity, metrics, teacher_items_from_scores, write_items
 from tutelage.experiment.checklist import show_checklist
 from tutelage.experiment.control import PermutedTeacher
@@ -27,10 +26,12 @@ from tutelage.experiment.matrix import Run, method_of, reads_signal
 from tutelage.experiment.origin import student_source, taught_source
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context, stage_artifact
+from tutelage.experiment.task_data import TaskData, open_task
 from tutelage.experiment.teach import Taught
 from tutelage.models.adapter import merge_adapter
 from tutelage.models.export import count_parameters, save_student
-from tutelage.models.load import end_of_turn_id, load_tokenizer
+from tutelage.models.head import plain_model
+from tutelage.models.load import load_tokenizer
 from tutelage.store import write_json
 from tutelage.teacher import CachedTeacher
 from tutelage.train.loop import train
@@ -39,44 +40,6 @@ from tutelage.train.options import TrainOptions
 from tutelage.train.progress import TrainProgress
 
 KEPT_LOGS = ("metrics.jsonl", "evaluations.jsonl")
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task as one student's tokenizer sees it."""
-
-    prepared: PreparedTask
-    taught: Taught
-    tokenizer: Any
-    end_of_turn_id: int
-    max_length: int
-
-    @property
-    def pad_id(self) -> int:
-        """The token that fills a batch."""
-        return int(self.tokenizer.pad_token_id)
-
-    def rows(self, split: str, *, answers: Any = None) -> list[Any]:
-        """Return a split as supervised rows; ``answers`` replace the gold labels."""
-        made = classification_rows(
-            self.tokenizer,
-            self.prepared.task,
-            self.prepared.splits[split],
-            answers=answers,
-            max_length=self.max_length,
-            end_of_turn_id=self.end_of_turn_id,
-        )
-        return made.rows
-
-    def prompts(self, split: str) -> list[Any]:
-        """Return a split as prompts whose choices are scored."""
-        return choice_prompts(
-            self.tokenizer,
-            self.prepared.task,
-            self.prepared.splits[split],
-            max_length=self.max_length,
-            end_of_turn_id=self.end_of_turn_id,
-        )
 
 
 def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
@@ -88,15 +51,13 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     options = train_options(recipe.train, method.train, section, seed=run.seed or 0, bf16=is_bf16)
     torch.manual_seed(options.seed)  # the adapter's first values
     student, data = open_student(context, run, taught, device=device, dtype=dtype)
-    gold_rows = data.rows("train")
-    rows = (
-        data.rows("train", answers=taught.class_scores("train").argmax(axis=1).tolist())
-        if run.kind == "pseudo"
-        else gold_rows
-    )
+    gold_rows = rows = data.rows(data.prepared.splits["train"], what=run.run_id)
+    if run.kind == "pseudo":
+        labels = taught.class_scores("train").argmax(axis=1).tolist()
+        rows = data.rows(data.prepared.splits["train"], answers=labels)
     teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
     module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
-    scorer = Scorer(context, data, device, is_bf16)
+    scorer = Scorer(context, data, taught, device, is_bf16)
     work = context.folders.work(run.run_id)
     context.show(
         f"train {run.run_id}: {len(rows):,} rows, {options.num_train_epochs:g} epochs, lr {options.learning_rate:g}"
@@ -138,7 +99,7 @@ def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: 
     section = context.recipe.students[run.student]
     device, dtype = student_compute(context.recipe, section)
     student, data = open_student(context, run, taught, device=device, dtype=dtype)
-    scorer = Scorer(context, data, device, dtype == torch.bfloat16)
+    scorer = Scorer(context, data, taught, device, dtype == torch.bfloat16)
     items = scorer.items(student, "test")
     scores = {"validation": scorer.metrics_on(student, "validation"), "test": scorer.all_metrics(student, items)}
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
@@ -180,17 +141,9 @@ def open_student(
     )
     if section.model is not None:
         check_same_tokenizer(tokenizer, load_tokenizer(taught_source(context)))
-    prepared = read_prepared(context.folders.prepared(run.task))
-    check_verbalisers(tokenizer, prepared.task)
-    base: Any = student.get_base_model() if hasattr(student, "get_base_model") else student  # type: ignore[operator]
+    base: Any = plain_model(student)
     show_checklist(context, f"student {run.student}", base, tokenizer)
-    data = TaskData(
-        prepared, taught, tokenizer, end_of_turn_id(tokenizer, base.config), context.recipe.tasks[run.task].max_length
-    )
-    num_ids = base.get_input_embeddings().num_embeddings
-    for row in data.rows("train"):
-        check_ids(row.ids, num_ids, f"row {row.item_key}")
-    return student, data
+    return student, open_task(context, run.task, tokenizer, base)
 
 
 def cached_teacher(context: Context, run: Run, taught: Taught, rows: list[Any], *, device: torch.device) -> Any:
@@ -211,6 +164,7 @@ class Scorer:
 
     context: Context
     data: TaskData
+    taught: Taught
     device: torch.device
     bf16: bool
 
@@ -226,7 +180,7 @@ class Scorer:
         with self.precision():
             return evaluate_classification(
                 model,
-                self.data.prompts(split),
+                self.data.prompts(examples),
                 labels=self.data.prepared.task.labels,
                 pad_id=self.data.pad_id,
                 token_budget=self.context.recipe.evaluate.token_budget,
@@ -241,12 +195,13 @@ class Scorer:
 
     def all_metrics(self, model: nn.Module, items: Items) -> dict[str, float]:
         """Return the task metrics of the test items, and the fidelity to the teacher on the same rows."""
-        root, fingerprint = self.context.folders.cache, self.data.taught.facts["fingerprint"]
+        root, fingerprint = self.context.folders.cache, self.taught.facts["fingerprint"]
+        examples = self.data.prepared.splits["test"][: self.context.recipe.evaluate.fidelity_rows]
         column = find_column(root, fingerprint, kind=self.context.recipe.signals[0].kind)
         with self.precision():
             close = fidelity(
                 model,
-                self.data.rows("test")[: self.context.recipe.evaluate.fidelity_rows],
+                self.data.rows(examples),
                 CachedTeacher(root, fingerprint, column, device=self.device),
                 pad_id=self.data.pad_id,
                 token_budget=self.context.recipe.evaluate.token_budget,

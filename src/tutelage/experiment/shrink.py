@@ -47,11 +47,10 @@ def kept_layers(context: Context, student_name: str) -> tuple[int, ...] | None:
 
 def _make(context: Context, student_name: str, folder: Path, key: str, task_name: str) -> None:
     from tutelage.build import student_compute
-    from tutelage.data import collate, read_prepared
-    from tutelage.data.plan import reading_batches
-    from tutelage.data.rows import classification_rows
+    from tutelage.data import collate, reading_batches
     from tutelage.experiment.origin import student_source
-    from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer
+    from tutelage.experiment.task_data import open_task
+    from tutelage.models.load import load_model, load_tokenizer
     from tutelage.models.shrink import choose_layers, decoder_layers, layer_influence
 
     section = context.recipe.students[student_name]
@@ -62,17 +61,10 @@ def _make(context: Context, student_name: str, folder: Path, key: str, task_name
     model = load_model(source, dtype=dtype, device=device)
     influence = None
     if section.shrink.by == "influence":
-        prepared = read_prepared(context.folders.prepared(task_name))
-        rows = classification_rows(
-            tokenizer,
-            prepared.task,
-            prepared.splits["train"][:NUM_INFLUENCE_ROWS],
-            max_length=context.recipe.tasks[task_name].max_length,
-            end_of_turn_id=end_of_turn_id(tokenizer, model.config),
-        ).rows
+        data = open_task(context, task_name, tokenizer, model)
+        rows = data.rows(data.prepared.splits["train"][:NUM_INFLUENCE_ROWS])
         groups = reading_batches([len(row.ids) for row in rows], token_budget=context.recipe.evaluate.token_budget)
-        pad_id = int(tokenizer.pad_token_id)
-        influence = layer_influence(model, [collate([rows[i] for i in group], pad_id=pad_id) for group in groups])
+        influence = layer_influence(model, [collate([rows[i] for i in group], pad_id=data.pad_id) for group in groups])
     num_layers = len(decoder_layers(model))
     kept = choose_layers(num_layers, section.shrink.layers, by=section.shrink.by, influence=influence)
     with stage_artifact(context, folder, stage="shrink", key=key) as temporary:

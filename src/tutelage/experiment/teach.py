@@ -73,23 +73,22 @@ def teach_stage(context: Context, task_name: str, prepared: Manifest, teacher: s
 
 def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
     from tutelage.build import teacher_compute
-    from tutelage.data import check_verbalisers, read_prepared, sample_rows_text
+    from tutelage.data import sample_rows_text
     from tutelage.experiment.checklist import show_checklist
     from tutelage.experiment.origin import taught_source
+    from tutelage.experiment.task_data import open_task
     from tutelage.models.load import load_model, load_tokenizer
 
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device)
-    prepared = read_prepared(context.folders.prepared(task_name))
-    check_verbalisers(tokenizer, prepared.task)
+    data = open_task(context, task_name, tokenizer, model)
     show_checklist(context, source.name, model, tokenizer)
-    for text in sample_rows_text(prepared, tokenizer):
+    for text in sample_rows_text(data.prepared, tokenizer):
         context.show(f"  row: {text}")
-    max_length = context.recipe.tasks[task_name].max_length
-    lesson = Lesson(source, model, tokenizer, prepared, splits_to_teach(prepared.splits), max_length, device, dtype)
-    rows = lesson.rows(context)
+    lesson = Lesson(source, model, data, splits_to_teach(data.prepared.splits), device, dtype)
+    rows = {name: data.rows(examples, what=name) for name, examples in lesson.splits.items()}
     facts, seconds = _teach(context, lesson, rows)
     with stage_artifact(context, folder, stage="teach", key=key, seconds={"teach": seconds}) as temporary:
         for name, made in rows.items():
@@ -109,64 +108,29 @@ class Lesson:
 
     source: Any
     model: Any
-    tokenizer: Any
-    prepared: Any
+    data: Any
     splits: dict[str, list[Any]]
-    max_length: int
     device: Any
     dtype: Any
 
     @property
     def class_ids(self) -> list[int] | None:
         """One token id per label, or None when a verbaliser takes several."""
-        return single_token_labels(self.tokenizer, self.prepared.task.verbalisers)
-
-    @property
-    def end_of_turn_id(self) -> int:
-        """The token that ends an answer."""
-        from tutelage.models.load import end_of_turn_id
-
-        return end_of_turn_id(self.tokenizer, self.model.config)
-
-    def rows(self, context: Context) -> dict[str, list[Any]]:
-        """Return every split as supervised rows, checked against the teacher's vocabulary."""
-        from tutelage.align import check_ids
-        from tutelage.data import classification_rows
-
-        num_ids = self.model.get_input_embeddings().num_embeddings
-        rows = {}
-        for name, examples in self.splits.items():
-            made = classification_rows(
-                self.tokenizer,
-                self.prepared.task,
-                examples,
-                max_length=self.max_length,
-                end_of_turn_id=self.end_of_turn_id,
-            )
-            if made.num_shortened:
-                context.show(f"  {name}: {made.num_shortened:,} texts were shortened to {self.max_length} tokens")
-            for row in made.rows:
-                check_ids(row.ids, num_ids, f"row {row.item_key}")
-            rows[name] = made.rows
-        return rows
+        return single_token_labels(self.data.tokenizer, self.data.prepared.task.verbalisers)
 
     def scores(self, context: Context, name: str, rows: Sequence[Any], fingerprint: str) -> np.ndarray:
         """Return the class scores of a split: from the cache, or live where labels take several tokens."""
         if self.class_ids is not None:
             return cached_scores(context.folders.cache, fingerprint, self.class_ids, rows)
-        from tutelage.data import choice_prompts
         from tutelage.evaluate import score_choices
 
-        prompts = choice_prompts(
-            self.tokenizer,
-            self.prepared.task,
-            self.splits[name],
-            max_length=self.max_length,
-            end_of_turn_id=self.end_of_turn_id,
-        )
-        budget, pad_id = context.recipe.evaluate.token_budget, int(self.tokenizer.pad_token_id)
-        scored = score_choices(self.model, prompts, pad_id=pad_id, token_budget=budget, device=self.device)
-        return scored.logprobs_BC
+        return score_choices(
+            self.model,
+            self.data.prompts(self.splits[name]),
+            pad_id=self.data.pad_id,
+            token_budget=context.recipe.evaluate.token_budget,
+            device=self.device,
+        ).logprobs_BC
 
 
 def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], float]:
@@ -194,9 +158,9 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
             provenance={
                 "teacher": source.name,
                 "teacher_licence": context.recipe.teacher.licence or source.licence,
-                "data": lesson.prepared.info["source"],
-                "data_licence": lesson.prepared.info["licence"],
-                "template": lesson.prepared.task.template,
+                "data": lesson.data.prepared.info["source"],
+                "data_licence": lesson.data.prepared.info["licence"],
+                "template": lesson.data.prepared.task.template,
             },
             should_stop=lambda: _answer(stop),
         )
