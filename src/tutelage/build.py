@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.cache import Column
-from tutelage.config import Recipe, expand_losses
+from tutelage.config import ForwardKlLoss, Recipe, expand_losses
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
 from tutelage.config.signals import Signal, TopKSignal
 from tutelage.config.tasks import Classification
@@ -49,7 +49,7 @@ def loss_terms(method: Any) -> list[LossTerm]:
 
 def signal_temperatures(method: Any) -> list[float]:
     """Return the temperatures at which a method reads the teacher."""
-    return sorted({loss.temperature for loss in expand_losses(method) if hasattr(loss, "temperature")})
+    return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, ForwardKlLoss)})
 
 
 def train_options(train: Train, changes: Train, student: Student, *, seed: int, bf16: bool) -> TrainOptions:

@@ -88,7 +88,7 @@ def test_students_get_files_of_their_own(experiment, tmp_path, monkeypatch):
     assert {"sentiment-S1-main.csv", "sentiment-S2-main.csv"} <= names
     html = built.page.read_text()
     assert 'id="sentiment-S1-main"' in html
-    assert 'id="sentiment-S2-quality_vs_size"' in html
+    assert 'id="figure-sentiment-S2-quality_vs_size"' in html
 
 
 # --- terminal

@@ -69,7 +69,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
             evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=recipe.evaluate.select_by,
         )  # fmt: skip
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
-    scores = {"validation": {recipe.evaluate.select_by: result.best_metric}}
+    scores: dict[str, Any] = {"validation": {recipe.evaluate.select_by: result.best_metric}}
     record = run_record(context, run, taught, options, scores, count_parameters(model))
     reads_gold = any(term.kind == "cross_entropy" for term in module.terms) and run.kind != "pseudo"
     record |= {

@@ -25,8 +25,11 @@ def inline_svg(svg: str, *, prefix: str, alternative: str) -> Markup:
         lambda found: f'href="#{prefix}-{found[2]}"' if found[2] else f"url(#{prefix}-{found[3]})",
         body,
     )
-    root = (
-        r'<svg xmlns="http://www.w3.org/2000/svg" \1 role="img" stroke-linejoin="round" stroke-linecap="butt" '
-        rf'aria-label="{escape(alternative)}">'.replace("\\", r"\\").replace(r"\\1", r"\1")
+    attributes = 'role="img" stroke-linejoin="round" stroke-linecap="butt"'
+    label = escape(alternative)
+    body = ROOT.sub(
+        lambda found: f'<svg xmlns="http://www.w3.org/2000/svg" {found[1]} {attributes} aria-label="{label}">',
+        body,
+        count=1,
     )
-    return Markup(ROOT.sub(root, body, count=1))  # our own drawing: labels are outlines, not text
+    return Markup(body)  # our own drawing: labels are outlines, not text
