@@ -107,7 +107,7 @@ def _official_splits(
     train_name = split or ("train" if "train" in names or len(names) > 1 else names[0])
     if train_name not in names:
         raise DataError(
-            f"{source} has no split {train_name!r}. It has: {', '.join(names)}. Expected a split called train, or a single one."
+            f"{source} has no split {train_name!r}. It has: {', '.join(names)}. Expected one called train, or only one."
         )
     if validation is None:
         found = next((name for name in OFFICIAL_TEST_NAMES if name in names and name != train_name), None)
