@@ -11,6 +11,7 @@ from random_signals import random_tensors
 
 from tutelage.cache import COLUMNS, ClassScoresColumn, FinalHiddenColumn, TopKColumn, column_from_spec
 from tutelage.cache.column import Column
+from tutelage.cache.topk import require_fp16_bound
 from tutelage.errors import CacheError, CapabilityError, NumericsError
 
 COLUMN_EXAMPLES = [
@@ -101,6 +102,13 @@ def test_topk_in_float16_keeps_its_bound_and_is_refused_outside_of_it() -> None:
     assert (error_NK <= tensors["logprobs_NK"].abs() * 2**-11 + 2**-25).all()
     with pytest.raises(NumericsError, match="does not fit into float16"):
         column.encode({**tensors, "logprobs_NK": tensors["logprobs_NK"] - 70_000})
+
+
+def test_a_float16_codec_that_truncates_instead_of_rounding_is_refused() -> None:
+    logprobs_NK = -torch.rand(5, 4).add(1)
+    require_fp16_bound(logprobs_NK, logprobs_NK.half())
+    with pytest.raises(NumericsError, match="error bound"):
+        require_fp16_bound(logprobs_NK, logprobs_NK.half() * (1 - 2**-10))
 
 
 def test_a_logprob_one_rounding_above_zero_is_stored_as_zero() -> None:

@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_experiment import write_experiment
+from synthetic_experiment import QUESTION, REPORT_COMMAND, write_experiment
 
 from tutelage.report.build import Built, build_report
 from tutelage.report.collect import Experiment, collect
 from tutelage.report.pairing import ItemScores
 from tutelage.report.summary import summarise
-
-QUESTION = "How much of the teacher survives at 60 % of the size?"
-COMMAND = "tutelage run recipes/reviews.yaml --control"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +22,7 @@ def experiment_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(experiment_folder: Path) -> Built:
-    return build_report(experiment_folder, question=QUESTION, command=COMMAND)
+    return build_report(experiment_folder, question=QUESTION, command=REPORT_COMMAND)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +32,7 @@ def experiment(experiment_folder: Path) -> Experiment:
 
 @pytest.fixture(scope="session")
 def group(experiment: Experiment) -> dict[str, Any]:
-    return summarise(experiment, question=QUESTION, command=COMMAND)["groups"][0]
+    return summarise(experiment, question=QUESTION, command=REPORT_COMMAND)["groups"][0]
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ SEEDS = (42, 123, 456)
 LABELS = ("negative", "positive")
 TEACHER_PARAMETERS, STUDENT_PARAMETERS = 134_515_008, 81_413_568
 COMMAND = "tutelage run recipes/reviews.yaml"
+REPORT_COMMAND = f"{COMMAND} --control"
+QUESTION = "How much of the teacher survives at 60 % of the size?"
 # label -> (role, skill, seeds); skill moves the logit of being right
 ARMS = {
     "teacher": ("teacher", 2.35, (None,)),

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from conftest import COMMAND, QUESTION
+from synthetic_experiment import QUESTION, REPORT_COMMAND
 
 from tutelage.report import terminal_table
 from tutelage.report.build import build_report
@@ -34,7 +34,7 @@ def test_report_is_a_committed_artifact_with_all_its_parts(built):
 def test_summary_on_disk_holds_all_numbers(built, experiment_folder):
     on_disk = json.loads((built.page.parent / "summary.json").read_text())
     assert on_disk == built.summary
-    assert on_disk == summarise(collect(experiment_folder), question=QUESTION, command=COMMAND)
+    assert on_disk == summarise(collect(experiment_folder), question=QUESTION, command=REPORT_COMMAND)
 
 
 def test_times_and_nothing_else_are_in_the_provenance(built):
@@ -51,7 +51,7 @@ def test_same_runs_give_the_same_bytes_whatever_they_took(built, experiment_fold
         for name, content in files.items():
             changed = content.replace(b"301.5", b"999.9").replace(b"somewhere", b"elsewhere")
             (temporary / name).write_bytes(changed if name == "provenance.json" else content)
-    again = build_report(folder, question=QUESTION, command=COMMAND)
+    again = build_report(folder, question=QUESTION, command=REPORT_COMMAND)
     first, second = read_manifest(built.page.parent), read_manifest(again.page.parent)
     assert first is not None
     assert second is not None
@@ -63,7 +63,7 @@ def test_same_runs_give_the_same_bytes_whatever_they_took(built, experiment_fold
 
 def test_a_report_that_is_up_to_date_is_not_written_again(built, experiment_folder):
     before = built.page.stat().st_mtime_ns, (built.page.parent / "MANIFEST.json").stat().st_ino
-    again = build_report(experiment_folder, question=QUESTION, command=COMMAND)
+    again = build_report(experiment_folder, question=QUESTION, command=REPORT_COMMAND)
     assert (again.page.stat().st_mtime_ns, (again.page.parent / "MANIFEST.json").stat().st_ino) == before
     assert (again.summary, again.terminal) == (built.summary, built.terminal)
 
@@ -71,7 +71,7 @@ def test_a_report_that_is_up_to_date_is_not_written_again(built, experiment_fold
 def test_fewer_runs_make_another_report_that_needs_no_missing_part(experiment_folder, tmp_path):
     folder = without_report(experiment_folder, tmp_path / "reviews")
     kept = {"teacher_sentiment", "untouched_sentiment"}
-    built = build_report(folder, question="", command=COMMAND, run_ids=kept)
+    built = build_report(folder, question="", command=REPORT_COMMAND, run_ids=kept)
     assert built.summary["groups"][0]["answer"]["verdict"] == "open"
     assert not (built.page.parent / "figures" / "trials.svg").exists()
     assert (built.page.parent / "figures" / "quality_vs_size.svg").exists()

@@ -19,6 +19,7 @@ from tutelage.store import crash
 from tutelage.teacher import TeachReport, teach
 
 ROWS = teacher_rows(12)
+LATER_COUNTS = range(2, 9)  # 4 shard commits of 2 files each
 COLUMNS = [FinalHiddenColumn(32, "fp32"), TopKColumn(8, (1, 2), VOCAB_SIZE)]
 
 
@@ -99,6 +100,7 @@ def test_a_shards_own_points_and_those_of_its_commit_are_passed(passages: list[s
     own = {"before_payload", "before_index", "before_manifest", "before_rename", "after_rename"}
     assert {f"cache.shard.{name}" for name in own} <= names
     assert "cache.head.before_rename" in names
+    assert {int(passage.rpartition(":")[2]) for passage in passages} == {1, *LATER_COUNTS}
     assert sum("cache.shard.before_payload" in passage for passage in passages) == 4  # 2 shards x 2 columns
 
 
@@ -109,10 +111,25 @@ def test_killed_at_every_point_the_next_run_ends_with_the_same_digest(
 
 
 @pytest.mark.slow
-def test_killed_at_every_passage_the_next_run_ends_with_the_same_digest(
-    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
+@pytest.mark.parametrize("count", LATER_COUNTS)
+def test_killed_at_every_later_passage_the_next_run_ends_with_the_same_digest(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str], count: int
 ) -> None:
-    check_kills(teacher_model, tmp_path, undisturbed, passages)
+    chosen = [passage for passage in passages if passage.endswith(f":{count}")]
+    check_kills(teacher_model, tmp_path, undisturbed, chosen)
+
+
+def test_a_kill_between_two_columns_changes_no_batch_shape(tmp_path: Path, teacher_model: LlamaForCausalLM) -> None:
+    def with_some_covered(root: Path) -> None:
+        covered = sorted(ROWS, key=lambda row: row.key)[:3]
+        teach(teacher_model, covered, columns=COLUMNS[1:], root=root, fingerprint=FINGERPRINT, token_budget=10_000)
+
+    with_some_covered(tmp_path / "whole")
+    expected = digests(run(teacher_model, tmp_path / "whole"), tmp_path / "whole")
+    with_some_covered(tmp_path / "killed")
+    # the first column of the first shard is committed with all rows, the second lacks only some
+    assert run_and_die(teacher_model, tmp_path / "killed", "cache.shard.before_payload:2")
+    assert digests(run(teacher_model, tmp_path / "killed"), tmp_path / "killed") == expected
 
 
 @pytest.mark.parametrize(("count", "num_computed"), [(1, 12), (2, 12), (3, 6), (4, 6)])
@@ -138,7 +155,9 @@ def test_a_full_disk_is_exit_4_and_the_next_run_completes(
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_every_passage_is_exit_4_and_the_next_run_completes(
-    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str]
+@pytest.mark.parametrize("count", LATER_COUNTS)
+def test_a_full_disk_at_every_later_passage_is_exit_4_and_the_next_run_completes(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, undisturbed: dict[str, str], passages: list[str], count: int
 ) -> None:
-    check_full_disk(teacher_model, tmp_path, undisturbed, passages)
+    chosen = [passage for passage in passages if passage.endswith(f":{count}")]
+    check_full_disk(teacher_model, tmp_path, undisturbed, chosen)
