@@ -77,6 +77,12 @@ def test_unequal_effort_is_told(experiment):
     assert "B0 5" in found["finding"]
 
 
+def test_without_a_search_effort_and_selection_are_unknown(experiment):
+    (group,) = summarised(Experiment(experiment.name, experiment.runs, ()))
+    found = [check(group, name)["passed"] for name in ("Equal tuning effort", "Selection apart from reporting")]
+    assert found == [None, None]
+
+
 def test_unequal_budget_is_told(experiment, change_records):
     longer = change_records(experiment, lambda r: r | {"tokens": 600_000} if r["method"] == "KD1" else r)
     (group,) = summarised(longer)

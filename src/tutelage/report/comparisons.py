@@ -81,8 +81,11 @@ def _trained(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _check_effort(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counts = {record["label"]: record["num_trials"] for record in _trained(records)}
-    finding = ", ".join(f"{label} {count}" for label, count in counts.items()) or "no trained arm"
-    return {"name": "Equal tuning effort", "passed": len(set(counts.values())) <= 1, "finding": f"Trials: {finding}."}
+    name = "Equal tuning effort"
+    if not any(counts.values()):
+        return {"name": name, "passed": None, "finding": "No trial is in this folder: no search to compare."}
+    finding = ", ".join(f"{label} {count}" for label, count in counts.items())
+    return {"name": name, "passed": len(set(counts.values())) <= 1, "finding": f"Trials: {finding}."}
 
 
 def _check_budget(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
