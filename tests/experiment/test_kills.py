@@ -94,3 +94,22 @@ def test_the_audit_log_names_every_stage_that_ran(finished: Finished):
     ended = {event["stage"] for event in events if event["event"] == "end"}
     assert ended == {"prepare", "adapt", "teach", "shrink", "train", "report"}
     assert events[0]["event"] == "run"
+
+
+@pytest.mark.engine
+def test_killed_at_every_point_of_a_whole_run_the_same_command_ends_with_the_same_digests(
+    uninterrupted: tuple[dict[str, str], str], tmp_path: Path
+):
+    """R1 over all stages: every distinct crash point of one run, one after the other, in one workspace."""
+    trace = tmp_path / "trace"
+    (tmp_path / "traced").mkdir()
+    traced = write_experiment(tmp_path / "traced")
+    assert tutelage(traced, TUTELAGE_CRASH_TRACE=str(trace)).returncode == 0
+    points = list(dict.fromkeys(trace.read_text().splitlines()))
+    assert len(points) > 20
+    (tmp_path / "killed").mkdir()
+    recipe = write_experiment(tmp_path / "killed")
+    landed = sum(tutelage(recipe, TUTELAGE_CRASH_POINT=point).returncode == -signal.SIGKILL for point in points)
+    assert landed >= 0.8 * len(points)
+    assert tutelage(recipe).returncode == 0
+    assert state(tmp_path / "killed" / "runs" / "tiny") == uninterrupted

@@ -139,6 +139,9 @@ def test_plan_names_what_is_finished(finished: Finished):
     plan = plan_recipe(load_recipe(finished.recipe, environment={}), control=True)
     assert {stage.state for stage in plan.stages} == {"finished"}
     assert {stage.stage for stage in plan.stages} >= {"prepare", "adapt", "teach", "train"}
+    assert plan.facts["rows"].startswith("160 in all splits")
+    assert plan.facts["time"].startswith("0 runs to do")
+    assert "MiB" in plan.facts["cache of sentiment"]
 
 
 def test_an_unknown_stage_is_refused(finished: Finished):
@@ -163,3 +166,11 @@ def test_unfinished_folders_are_not_listed(finished: Finished, tmp_path):
     (tmp_path / "e" / "r" / "run.json").write_text("{")
     assert list_runs(tmp_path) == []
     assert read_manifest(tmp_path / "e" / "r") is None
+
+
+def test_fewer_distillation_rows_need_no_other_teacher(tmp_path):
+    first = run_tiny(write_experiment(tmp_path), until="adapt")
+    assert any(line.startswith("adapt") for line in first.lines)
+    fewer = run_tiny(first.recipe, "tasks.sentiment.data.limit=20", until="adapt")
+    assert any(line.startswith("prepare") for line in fewer.lines)
+    assert not any(line.startswith("adapt") for line in fewer.lines)

@@ -56,7 +56,9 @@ def adapt_key(context: Context, prepared: Manifest) -> str:
         "device": teacher.device,
         "max_length": context.recipe.tasks[teacher.adapt.task].max_length,
     }
-    return stage_key("adapt", part, {"teacher": teacher_identity(context), "prepared": prepared.content_digest})
+    # only what adaptation reads: another number of distillation rows needs no other teacher
+    rows = {name: prepared.files[name]["sha256"] for name in ("adapt.jsonl", "task.json")}
+    return stage_key("adapt", part, {"teacher": teacher_identity(context), **rows})
 
 
 def _make(context: Context, folder: Path, key: str) -> None:

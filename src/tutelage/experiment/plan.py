@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tutelage.config import LoadedRecipe, num_trials
 from tutelage.experiment.adapt import adapt_key, teacher_identity
+from tutelage.experiment.forecast import forecast
 from tutelage.experiment.identity import Folders
 from tutelage.experiment.matrix import report_runs, teacher_run, trial_runs, untouched_run
 from tutelage.experiment.prepare import prepare_key
@@ -73,7 +74,9 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
             stages.append(PlannedStage("teach", task, "waits", ", ".join(signal.kind for signal in recipe.signals)))
         for student in recipe.students:
             stages += _planned_runs(context, task, student, taught, control=control)
-    return Plan(recipe.name, recipe.mode, stages, loaded.warnings, _facts(loaded, control=control))
+    waiting = [stage.subject for stage in stages if stage.stage == "train" and stage.state == "to do"]
+    facts = {**_facts(loaded, control=control), **forecast(recipe, context.folders, waiting)}
+    return Plan(recipe.name, recipe.mode, stages, loaded.warnings, facts)
 
 
 def _visit(stages: list[PlannedStage], stage: str, subject: str, folder: Path, key: str) -> Manifest | None:

@@ -1,0 +1,1 @@
+"""Published benchmarks: one command, ratios measured in one run, correctness checked before timing."""

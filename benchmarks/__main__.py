@@ -1,0 +1,34 @@
+"""Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``.
+
+In: ids. Out: one record per row, ``{id, ratio, target, met, details}``.
+"""
+
+import argparse
+import json
+
+from benchmarks.head_loss import measure as head_loss
+
+BENCHMARKS = {"B1": head_loss}
+
+
+def main() -> None:
+    """Run the chosen benchmarks, by default all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("ids", nargs="*", metavar="ID", help=f"out of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.ids if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}, expected one of {', '.join(BENCHMARKS)}")
+    rows = [row for name in arguments.ids or BENCHMARKS for row in BENCHMARKS[name]()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(
+            f"{row['id']}  {row['details']['what']}: {row['ratio']:.2f}x (target {row['target']}x, met: {row['met']})"
+        )
+
+
+if __name__ == "__main__":
+    main()
