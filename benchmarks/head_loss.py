@@ -1,7 +1,7 @@
 """B1, first rows: head + loss, forward and backward, fused against plain torch, on one configuration.
 
-In: nothing. Out: a row per signal. The peers of the published table (TRL, Liger) are not measured yet, and are said to be
-absent; the ratio is against our own plain path, which is ordinary torch.
+In: nothing. Out: a row per signal. The peers of the published table (TRL, Liger) are not measured yet, which is said
+in each row; the ratio is against our own plain path, which is ordinary torch.
 """
 
 import os
