@@ -22,6 +22,7 @@ from tutelage.experiment.shrink import shrink
 from tutelage.experiment.stage import Context, finished, stage_key
 from tutelage.experiment.teach import Taught, teach_stage
 from tutelage.store import Manifest, folder_lock, sweep_temporaries, write_json
+from tutelage.train.signals import preempted_by_signals
 
 STAGES = ("prepare", "adapt", "teach", "shrink", "trials", "train", "report")
 
@@ -69,7 +70,7 @@ def run_recipe(
     command = command or f"tutelage run {loaded.path.name}"
     context = Context(loaded, folders, show, command, control=control or recipe.evaluate.permuted_teacher)
     began = time.perf_counter()
-    with folder_lock(folders.root):
+    with preempted_by_signals(), folder_lock(folders.root):
         sweep_temporaries(folders.root)
         sweep_temporaries(folders.workspace / "models")
         append_event(

@@ -1,6 +1,6 @@
 """Signals that ask a run to stop: they set a flag, and the loop saves at the next safe moment.
 
-In: SIGTERM, SIGINT, SIGUSR1, SIGUSR2. Out: ``StopRequest``, read between two steps.
+In: SIGTERM, SIGINT, SIGUSR1, SIGUSR2. Out: ``StopRequest``, read between two steps, or ``PreemptedError``.
 """
 
 import contextlib
@@ -8,6 +8,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+from tutelage.errors import PreemptedError
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
@@ -58,3 +60,28 @@ def stop_signals() -> Iterator[StopRequest]:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
     if request.signum is not None and not request.answered:
         signal.raise_signal(request.signum)
+
+
+@contextlib.contextmanager
+def preempted_by_signals() -> Iterator[None]:
+    """Turn a stop signal that arrives between two safe moments into :class:`PreemptedError`.
+
+    For code whose results are committed whole: leaving it anywhere loses nothing that was finished.
+    :func:`stop_signals` inside takes over where a state can be saved first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise PreemptedError(
+            f"{signal.Signals(signum).name} received: stopped between two parts; what was finished is kept. Run the "
+            "same command again to go on."
+        )
+
+    before = {signum: signal.signal(signum, leave) for signum in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
