@@ -58,7 +58,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
     module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
     scorer = Scorer(context, data, taught, device, is_bf16)
-    work = context.folders.work(run.run_id)
+    work = context.folders.work(f"{run.run_id}-{key}")  # changed settings never meet an old checkpoint
     context.show(
         f"train {run.run_id}: {len(rows):,} rows, {options.num_train_epochs:g} epochs, lr {options.learning_rate:g}"
     )

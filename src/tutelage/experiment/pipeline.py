@@ -117,6 +117,7 @@ def _run_stages(context: Context, wanted: tuple[str, ...]) -> tuple[Path | None,
             )
     if any(chosen.values()):
         write_json(context.folders.root / "best_config.json", chosen)
+    context.discard_work(context.folders.root / "work")  # what is left there belongs to settings that changed
     if wanted[-1] == "train":
         return None, ""
     return report(context)

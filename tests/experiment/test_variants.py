@@ -1,0 +1,57 @@
+"""Other students, signals and verbalisers through the whole pipeline."""
+
+import json
+
+import pytest
+from tiny_experiment import RECIPE, run_tiny, write_experiment
+
+from tutelage.experiment import list_runs
+
+
+def metrics_of(done, prefix: str) -> dict:
+    return next(run.record["metrics"] for run in list_runs(done.root.parent) if run.run_id.startswith(prefix))
+
+
+def test_a_lora_student_trains_and_is_exported_merged(tmp_path):
+    lora = "{shrink: {layers: 2, by: even}, dtype: fp32, adapter: {kind: lora, r: 4, targets: all-linear}}"
+    recipe = write_experiment(
+        tmp_path, recipe=RECIPE.replace("{shrink: {layers: 2, by: influence}, dtype: fp32}", lora)
+    )
+    done = run_tiny(recipe, "seeds.report=[1]", until="train")
+    files = {path.name for path in (done.root / "B0_sentiment_S1_seed1" / "checkpoint").iterdir()}
+    assert "model.safetensors" in files
+    assert "adapter_config.json" not in files
+    assert metrics_of(done, "KD1")["test"]["n"] == 32
+
+
+def test_verbalisers_of_several_tokens_are_scored_as_sequences(tmp_path):
+    words = '{negative: " bad negative", positive: " fine positive"}'
+    recipe = write_experiment(tmp_path, recipe=RECIPE.replace('{negative: " negative", positive: " positive"}', words))
+    done = run_tiny(recipe, "seeds.report=[1]", until="train")
+    assert metrics_of(done, "teacher")["test"]["n"] == 32
+    facts = json.loads((done.root / "teach" / "sentiment" / "teach.json").read_text())
+    assert "class_scores" not in {column["kind"] for column in facts["columns"]}
+    assert metrics_of(done, "PSEUDO")["test"]["n"] == 32
+
+
+def test_a_method_may_read_the_top_k_signal(tmp_path):
+    changed = RECIPE.replace("k: 8", "k: 24").replace("{kind: logit, ", "{kind: logit, signal: topk, ")
+    done = run_tiny(write_experiment(tmp_path, recipe=changed), "seeds.report=[1]", until="train")
+    assert metrics_of(done, "KD1")["test"]["n"] == 32
+
+
+def test_packed_rows_give_the_scores_of_padded_ones(tmp_path):
+    recipe = write_experiment(tmp_path)
+    padded = metrics_of(run_tiny(recipe, "seeds.report=[1]", until="train"), "KD1")
+    packed = metrics_of(run_tiny(recipe, "seeds.report=[1]", "train.packed=true", until="train"), "KD1")
+    # one epoch in float32: the two ways differ by rounding only
+    assert packed["test"]["kl_to_teacher"] == pytest.approx(padded["test"]["kl_to_teacher"], abs=1e-4)
+
+
+def test_an_interrupted_run_whose_settings_changed_starts_anew(tmp_path):
+    recipe = write_experiment(tmp_path)
+    done = run_tiny(recipe, "seeds.report=[1]", until="shrink")
+    stale = done.root / "work" / "B0_sentiment_S1_seed1-0000" / "checkpoints"
+    stale.mkdir(parents=True)
+    run_tiny(recipe, "seeds.report=[1]", until="train")
+    assert not (done.root / "work").exists()
