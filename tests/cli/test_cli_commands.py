@@ -128,7 +128,7 @@ def test_plan_shows_methods_stages_and_overrides():
     assert result.exit_code == 0, result.output
     assert "mine (full): mine.yaml is valid" in result.stdout
     assert "train.learning_rate = 2e-05  (command line)" in result.stdout
-    assert "0.3 cross_entropy + 0.7 forward_kl T=2" in result.stdout
+    assert "0.3 cross_entropy + 0.7 forward_kl T=1" in result.stdout
     assert "prepare" in result.stdout
     assert not Path("runs").exists()
 
