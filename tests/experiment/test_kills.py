@@ -97,6 +97,7 @@ def test_the_audit_log_names_every_stage_that_ran(finished: Finished):
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(3600)
 def test_killed_at_every_point_of_a_whole_run_the_same_command_ends_with_the_same_digests(
     uninterrupted: tuple[dict[str, str], str], tmp_path: Path
 ):
