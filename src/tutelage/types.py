@@ -77,8 +77,7 @@ class Batch:
     attention_mask: Int[Tensor, "B T"] | None
     logit_index_N: Int[Tensor, " N"]
     labels_N: Int[Tensor, " N"]
-    teacher_keys: list[bytes]
-    teacher_positions: list[np.ndarray]  # per row: logit indices within the teacher's row
+    teacher_rows: list[TeacherRow]  # the same rows as the teacher reads them, with the positions that the N come from
     item_keys: list[str]
     num_tokens: int  # real tokens, padding not counted
 
@@ -171,4 +170,40 @@ class ClassScores:
     scores_BC: Float[Tensor, "B C"]
 
 
-TeacherSignal = DenseLogits | TopK | FinalHidden | ClassScores
+@dataclass(frozen=True)
+class Sampled:
+    """A sparse, unbiased estimate of the teacher's distribution at one temperature.
+
+    ``weights_NK[n, j]`` estimates ``p_T(ids_NK[n, j])``: exact for the entries of an exact head, ``tail mass *
+    count / draws`` for the drawn ones. The weights of a position sum to 1; an entry of weight 0 is padding.
+    """
+
+    ids_NK: Int[Tensor, "N K"]
+    weights_NK: Float[Tensor, "N K"]
+    logprobs_NK: Float[Tensor, "N K"]  # log p_T, 0 where padding
+    temperature: float
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The teacher's hidden states after one layer, at P tokens of the batch's rows.
+
+    Layer 0 is the output of the embeddings, layer ``n`` that of the n-th decoder layer, before the final norm.
+    ``tokens`` lists, per row, the stored token numbers (0-based, in the teacher's row).
+    """
+
+    layer: int
+    hidden_PE: Float[Tensor, "P E"]
+    tokens: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One vector per row: the mean over its real tokens of the hidden states after one layer."""
+
+    layer: int
+    pooled_BE: Float[Tensor, "B E"]
+
+
+TeacherSignal = DenseLogits | TopK | FinalHidden | ClassScores | Sampled | HiddenStates | Pooled

@@ -130,7 +130,7 @@ def test_stored_columns_are_listed_and_damaged_ones_left_out(tmp_path: Path) -> 
     columns = [ClassScoresColumn((1, 2)), FinalHiddenColumn(8), TopKColumn(3, (1,), 97)]
     rows = random_rows(2)
     for column in columns:
-        narrow = [TeacherRow(row.ids, column.positions_of(row.positions)) for row in rows]
+        narrow = [TeacherRow(row.ids, column.positions_of(row)) for row in rows]
         ShardWriter(tmp_path, TEACHER, column).write_shard(narrow, random_tensors(column, num_positions(narrow)))
     assert stored_columns(tmp_path, TEACHER) == columns
     assert stored_columns(tmp_path, "nobody") == []

@@ -81,7 +81,7 @@ def test_covered_mass_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 def write(root: Path, column: TopKColumn | FinalHiddenColumn | ClassScoresColumn) -> None:
     rows = random_rows(1)
-    narrow = [TeacherRow(row.ids, column.positions_of(row.positions)) for row in rows]
+    narrow = [TeacherRow(row.ids, column.positions_of(row)) for row in rows]
     ShardWriter(root, TEACHER, column).write_shard(narrow, random_tensors(column, num_positions(narrow)))
 
 

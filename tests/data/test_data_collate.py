@@ -47,8 +47,8 @@ def test_each_supervised_position_is_the_token_before_its_label(packed):
 @pytest.mark.parametrize("packed", [False, True])
 def test_teacher_positions_are_logit_indices_within_the_row(packed):
     batch = collate(ROWS, pad_id=PAD, packed=packed)
-    assert [positions.tolist() for positions in batch.teacher_positions] == [[1, 2], [0], [1]]
-    assert batch.teacher_keys == [each.teacher_key for each in ROWS]
+    assert [each.positions.tolist() for each in batch.teacher_rows] == [[1, 2], [0], [1]]
+    assert [each.key for each in batch.teacher_rows] == [each.teacher_key for each in ROWS]
     assert batch.item_keys == ["a", "b", "c"]
     assert batch.num_tokens == 9
 
@@ -66,4 +66,4 @@ def test_a_first_token_cannot_be_a_target():
 def test_a_row_without_targets_adds_no_position():
     batch = collate([row([5, 6], []), row([7, 8], [1])], pad_id=PAD)
     assert batch.labels_N.tolist() == [8]
-    assert [len(positions) for positions in batch.teacher_positions] == [0, 1]
+    assert [len(each.positions) for each in batch.teacher_rows] == [0, 1]

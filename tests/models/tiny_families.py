@@ -112,4 +112,4 @@ def packed(rows: list[list[int]], *, at: list[int] | None = None) -> Batch:
 def _batch(ids_BT: Tensor, position_BT: Tensor, mask_BT: Tensor | None, at: list[int] | None) -> Batch:
     index_N = torch.arange(ids_BT.numel()) if at is None else torch.tensor(at, dtype=torch.int64)
     num_tokens = ids_BT.numel() if mask_BT is None else int(mask_BT.sum())
-    return Batch(ids_BT, position_BT, mask_BT, index_N, torch.zeros_like(index_N), [], [], [], num_tokens)
+    return Batch(ids_BT, position_BT, mask_BT, index_N, torch.zeros_like(index_N), [], [], num_tokens)

@@ -168,7 +168,7 @@ def test_positions_and_targets_that_differ_in_number_are_refused(
     column = build_column(teacher_model, kind="final_hidden")
     teach(teacher_model, rows, columns=[column], root=tmp_path, fingerprint=FINGERPRINT)
     batch = batch_of(rows)
-    batch.teacher_positions[0] = batch.teacher_positions[0][:-1]
+    batch.teacher_rows[0] = TeacherRow(rows[0].ids, rows[0].positions[:-1])
     with pytest.raises(AlignmentError, match="one teacher position per target"):
         CachedTeacher(tmp_path, FINGERPRINT, column).signal(batch)
 

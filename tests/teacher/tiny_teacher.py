@@ -58,8 +58,7 @@ def batch_of(rows: Sequence[TeacherRow], *, packed: bool = False, width: int | N
             mask[number, : len(row.ids)] = 1
         position_ids = torch.arange(width).repeat(len(rows), 1)
     flat_N = torch.tensor(np.concatenate([start + own for start, own in zip(starts, positions, strict=True)]))
-    keys = [row.key for row in rows]
-    return Batch(input_ids, position_ids, mask, flat_N, labels_N, keys, positions, [""] * len(rows), sum(lengths))
+    return Batch(input_ids, position_ids, mask, flat_N, labels_N, list(rows), [""] * len(rows), sum(lengths))
 
 
 def dense_logprobs(model: LlamaForCausalLM, rows: Sequence[TeacherRow]) -> torch.Tensor:

@@ -1,8 +1,11 @@
 """The teacher cache: a teacher is run once, and what it said is kept, addressed by its token ids."""
 
-from tutelage.cache.column import ClassScoresColumn, Column, FinalHiddenColumn
+from tutelage.cache.class_scores import ClassScoresColumn
+from tutelage.cache.column import Column
 from tutelage.cache.columns import COLUMNS, column_from_spec
+from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.find import find_column
+from tutelage.cache.fixed import FixedColumn
 from tutelage.cache.read import CacheReader, stored_columns
 from tutelage.cache.report import bytes_per_position, covered_mass, require_covered_mass
 from tutelage.cache.teacher_head import read_head, write_head
@@ -16,6 +19,7 @@ __all__ = [
     "ClassScoresColumn",
     "Column",
     "FinalHiddenColumn",
+    "FixedColumn",
     "ShardWriter",
     "TopKColumn",
     "bytes_per_position",

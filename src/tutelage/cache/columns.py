@@ -5,7 +5,9 @@ In: a spec out of a shard's manifest. Out: the column that reads it.
 
 from typing import Any
 
-from tutelage.cache.column import ClassScoresColumn, Column, FinalHiddenColumn
+from tutelage.cache.class_scores import ClassScoresColumn
+from tutelage.cache.column import Column
+from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CacheError
 

@@ -5,7 +5,7 @@ In: row keys and logit positions. Out: a dict of tensors over the positions laid
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,30 @@ class StoredRow:
     column: Column
     checksum: int
     coverage: np.ndarray  # bool [row_length]
-    records: np.ndarray  # uint8 [num_positions, stride]
+    block: np.ndarray  # uint8 [bytes]: all of the row's positions
+
+
+@dataclass
+class Gathered:
+    """Rows out of one stored column, on the way to being decoded together."""
+
+    blocks: list[np.ndarray] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    places: list[np.ndarray] = field(default_factory=list)  # the wanted among the stored positions laid end to end
+    targets: list[np.ndarray] = field(default_factory=list)  # where they go in the answer
+    num_stored: int = 0
+
+    def add(self, row: StoredRow, positions: np.ndarray, num_read: int) -> None:
+        """Take the wanted positions of a row; ``num_read`` positions come before them in the answer."""
+        self.blocks.append(row.block)
+        self.counts.append(int(row.coverage.sum()))
+        self.places.append(self.num_stored + np.cumsum(row.coverage)[positions] - 1)
+        self.targets.append(np.arange(num_read, num_read + len(positions)))
+        self.num_stored += self.counts[-1]
+
+    def decode(self, column: Column) -> TensorDict:
+        """Decode the wanted positions in the order in which they were added."""
+        return column.decode_places(self.blocks, np.array(self.counts, dtype=np.int64), np.concatenate(self.places))
 
 
 class CacheReader:
@@ -70,15 +93,18 @@ class CacheReader:
         Raises:
             CacheError: If a row is damaged, missing, or does not cover the positions.
         """
-        blocks: dict[Column, list[np.ndarray]] = {}
-        places: dict[Column, list[np.ndarray]] = {}
+        gathered: dict[Column, Gathered] = {}
         num_read = 0
         for row, where in zip(self._find(keys, positions), positions, strict=True):
-            block = row.records[np.cumsum(row.coverage)[where] - 1]
-            blocks.setdefault(row.column, []).append(block)
-            places.setdefault(row.column, []).append(np.arange(num_read, num_read + len(block)))
-            num_read += len(block)
-        return self._decode(blocks, places)
+            gathered.setdefault(row.column, Gathered()).add(row, where, num_read)
+            num_read += len(where)
+        if not gathered:
+            return self.column.decode_rows([], np.empty(0, dtype=np.int64))
+        parts = [stored.narrow(found.decode(stored), self.column) for stored, found in gathered.items()]
+        if len(parts) == 1:
+            return parts[0]
+        back = torch.from_numpy(np.argsort(np.concatenate([np.concatenate(g.targets) for g in gathered.values()])))
+        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
     def digest(self, keys: Sequence[bytes], positions: Sequence[np.ndarray]) -> str:
         """Hash what :meth:`read` reads, as 64 hex digits: each row's key and checksum, in the order of the keys.
@@ -102,9 +128,9 @@ class CacheReader:
     def _find_row(self, key: bytes, positions: np.ndarray, start: int, stop: int) -> "StoredRow":
         for candidate in range(start, stop):
             shard, number = self.shards[self._shard_numbers[candidate]], int(self._row_numbers[candidate])
-            coverage, records = shard.read_row(number)
+            coverage, block = shard.read_row(number)
             if covers(coverage, positions):
-                return StoredRow(shard.column, int(shard.index["checksum"][number]), coverage, records)
+                return StoredRow(shard.column, int(shard.index["checksum"][number]), coverage, block)
         if start == stop:
             found = f"holds {len(self._keys)} rows, but not row {key.hex()}"
         else:
@@ -114,17 +140,6 @@ class CacheReader:
             f"The teacher cache {self.folder} {found}.{damaged} Run the teach stage again with the rows of this run; "
             "only what is missing is computed."
         )
-
-    def _decode(self, blocks: dict[Column, list[np.ndarray]], places: dict[Column, list[np.ndarray]]) -> TensorDict:
-        if not blocks:
-            return self.column.decode(np.empty((0, self.column.stride), dtype=np.uint8))
-        parts = [
-            stored.narrow(stored.decode(np.concatenate(records)), self.column) for stored, records in blocks.items()
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        back = torch.from_numpy(np.argsort(np.concatenate([np.concatenate(place) for place in places.values()])))
-        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
 
 def covers(coverage: np.ndarray, positions: np.ndarray) -> bool:

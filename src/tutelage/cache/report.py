@@ -31,8 +31,12 @@ def bytes_per_position(root: Path, teacher: str, column: Column) -> dict[str, fl
     if not num_positions:
         return {}
     total = sum(file.stat().st_size for shard in shards for file in shard.folder.iterdir())
-    parts = {name: float(size) for name, size in column.parts.items()}
-    return {**parts, "metadata": total / num_positions - column.stride}
+    parts: dict[str, float] = {}
+    for shard in shards:
+        blocks = [shard.read_row(number)[1] for number in range(len(shard.index))]
+        for name, size in column.count_parts(blocks, shard.index["num_positions"].astype(np.int64)).items():
+            parts[name] = parts.get(name, 0.0) + size / num_positions
+    return {**parts, "metadata": total / num_positions - sum(parts.values())}
 
 
 def covered_mass(root: Path, teacher: str, column: TopKColumn) -> dict[float, float]:
@@ -57,8 +61,9 @@ def shard_masses(shard: Shard, column: TopKColumn, *, num_positions: int) -> Ten
     """Return the covered mass [temperatures, n] of the shard's first rows, ``num_positions`` or a few more."""
     ends = np.cumsum(shard.index["num_positions"], dtype=np.int64)
     num_rows = min(int(np.searchsorted(ends, num_positions)) + 1, len(ends))
-    records = np.concatenate([shard.read_row(number)[1] for number in range(num_rows)])
-    tensors = shard.column.narrow(shard.column.decode(records), column)
+    blocks = [shard.read_row(number)[1] for number in range(num_rows)]
+    counts = shard.index["num_positions"][:num_rows].astype(np.int64)
+    tensors = shard.column.narrow(shard.column.decode_rows(blocks, counts), column)
     logprobs_NK = tensors["logprobs_NK"].double()
     masses = [
         (logprobs_NK / temperature - log_z_N.double()[:, None]).exp().sum(dim=1)

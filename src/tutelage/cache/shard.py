@@ -46,7 +46,7 @@ class Shard:
         """Read one row; its hash is checked on a private copy, every time.
 
         Returns:
-            Coverage, bool [row_length], and the records, ``uint8 [num_positions, stride]``.
+            Coverage, bool [row_length], and the column's block, uint8 [bytes].
 
         Raises:
             CacheError: If the bytes are not those that were committed.
@@ -58,7 +58,7 @@ class Shard:
             raise CacheError(
                 f"Row {self.keys[number].hex()} in the shard {self.folder} is damaged: its hash differs. {REMEDY}"
             )
-        return split_row(row, int(entry["row_length"]), self.column.stride)
+        return split_row(row, int(entry["row_length"]))
 
     def check_rows(self) -> None:
         """Read every row once.
@@ -70,12 +70,12 @@ class Shard:
             self.read_row(number)
 
 
-def split_row(row: bytes, row_length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a payload row into its coverage, bool [row_length], and its records."""
+def split_row(row: bytes, row_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split a payload row into its coverage, bool [row_length], and the column's block."""
     stored = np.frombuffer(row, dtype=np.uint8)
     size = coverage_bytes(row_length)
     coverage = np.unpackbits(stored[:size], count=row_length, bitorder="little").astype(bool)
-    return coverage, stored[size:].reshape(-1, stride)
+    return coverage, stored[size:]
 
 
 def seal_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def open_shard(folder: Path) -> Shard:
         raise CacheError(f"The shard {folder} is damaged: its {MANIFEST} does not fit its files. {REMEDY}")
     column, plan = _identity(folder, manifest)
     index = _read_index(folder, manifest)
-    _check_extent(folder, index, column.stride, manifest.files[PAYLOAD]["bytes"])
+    _check_extent(folder, index, column, manifest.files[PAYLOAD]["bytes"])
     return Shard(folder, column, plan, manifest.content_digest, index)
 
 
@@ -131,11 +131,11 @@ def _read_index(folder: Path, manifest: Manifest) -> np.ndarray:
     return index
 
 
-def _check_extent(folder: Path, index: np.ndarray, stride: int, payload_bytes: int) -> None:
+def _check_extent(folder: Path, index: np.ndarray, column: Column, payload_bytes: int) -> None:
     lengths, counts = index["row_length"].astype(np.int64), index["num_positions"].astype(np.int64)
-    expected = (lengths + 7) // 8 + counts * stride
-    offsets = np.concatenate([[0], np.cumsum(expected)])
-    fits = np.array_equal(expected, index["nbytes"]) and np.array_equal(offsets[:-1], index["offset"])
+    num_bytes = index["nbytes"].astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(num_bytes)])
+    fits = column.fits(num_bytes - (lengths + 7) // 8, counts) and np.array_equal(offsets[:-1], index["offset"])
     if not fits or offsets[-1] != payload_bytes:
         raise CacheError(f"The index of the shard {folder} does not describe its payload. {REMEDY}")
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tutelage.cache.column import DTYPES, Column, TensorDict, first_true, from_bytes, require_dtype, to_bytes
+from tutelage.cache.column import Column, TensorDict, first_true
+from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, require_dtype, to_bytes
 from tutelage.errors import CapabilityError, NumericsError
 
 POSITIVE_TOLERANCE = 1e-6  # a float32 log-softmax may end a rounding above 0; it is stored as 0
@@ -21,7 +22,7 @@ FP16_ABSOLUTE_BOUND = 2.0**-25  # half of the smallest subnormal
 
 
 @dataclass(frozen=True)
-class TopKColumn(Column):
+class TopKColumn(FixedColumn):
     """The k largest log-probabilities of each position, largest first.
 
     ``log_z_T = log sum_v p_v ** (1 / T)`` is stored for every temperature but 1, where it is 0.

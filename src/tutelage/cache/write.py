@@ -56,8 +56,7 @@ class ShardWriter:
             NumericsError: If a position is not a distribution or not finite; the row is named.
             DiskError: If the disk is full; nothing is left behind.
         """
-        records = encode_rows(self.column, rows, tensors)
-        index, payload = lay_out(rows, records)
+        index, payload = lay_out(rows, encode_rows(self.column, rows, tensors))
         name = shard_name(rows)
         fields = seal_fields(
             {
@@ -66,7 +65,7 @@ class ShardWriter:
                 "shard": name,
                 "plan": plan or name,
                 "num_rows": len(rows),
-                "num_positions": int(records.shape[0]),
+                "num_positions": int(index["num_positions"].sum()),
                 "provenance": self.provenance,
             }
         )
@@ -81,13 +80,14 @@ class ShardWriter:
         return path
 
 
-def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict) -> np.ndarray:
-    """Encode the positions of ``rows`` as ``uint8 [N, stride]``.
+def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict) -> list[bytes]:
+    """Encode the positions of ``rows``: one block per row.
 
     Raises:
         NumericsError: If a position must not be stored; its row and position are named.
     """
-    ends = np.cumsum([row.positions.shape[0] for row in rows])
+    counts = np.array([row.positions.shape[0] for row in rows], dtype=np.int64)
+    ends = np.cumsum(counts)
     problem = column.first_problem(tensors)
     if problem is not None:
         number = int(np.searchsorted(ends, problem[0], side="right"))
@@ -98,22 +98,19 @@ def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict)
             f"{row.key.hex()} ({row.ids.shape[0]} ids). Expected finite values of a distribution; nothing of this "
             "shard was written. Check the teacher's weights and dtype."
         )
-    records = column.encode(tensors)
-    assert records.shape == (ends[-1], column.stride), (records.shape, ends[-1], column.stride)
-    return records
+    assert all(tensor.shape[0] == ends[-1] for tensor in tensors.values()), (ends[-1], column.name)
+    return column.encode_rows(tensors, counts)
 
 
-def lay_out(rows: Sequence[TeacherRow], records: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """Build a shard's index and payload; a payload row is its coverage bitset, then its records."""
-    counts = [row.positions.shape[0] for row in rows]
-    blocks = np.split(records, np.cumsum(counts)[:-1])
-    stored = [pack_coverage(row) + block.tobytes() for row, block in zip(rows, blocks, strict=True)]
+def lay_out(rows: Sequence[TeacherRow], blocks: Sequence[bytes]) -> tuple[np.ndarray, bytes]:
+    """Build a shard's index and payload; a payload row is its coverage bitset, then the column's block."""
+    stored = [pack_coverage(row) + block for row, block in zip(rows, blocks, strict=True)]
     index = np.zeros(len(rows), dtype=INDEX_DTYPE)
     index["key"] = np.frombuffer(b"".join(row.key for row in rows), dtype=INDEX_DTYPE["key"])
     index["nbytes"] = [len(row) for row in stored]
     index["offset"][1:] = np.cumsum(index["nbytes"][:-1], dtype=np.uint64)
     index["row_length"] = [row.ids.shape[0] for row in rows]
-    index["num_positions"] = counts
+    index["num_positions"] = [row.positions.shape[0] for row in rows]
     index["checksum"] = [xxhash.xxh3_64_intdigest(row) for row in stored]
     return index, b"".join(stored)
 

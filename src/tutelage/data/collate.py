@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tutelage.align.positions import logit_indices
-from tutelage.types import Batch, StudentRow
+from tutelage.types import Batch, StudentRow, TeacherRow
 
 
 def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) -> Batch:
@@ -24,8 +24,8 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         packed: The layout.
 
     Returns:
-        ``logit_index_N`` indexes the flattened grid; ``teacher_positions`` are logit indices within
-        each row.
+        ``logit_index_N`` indexes the flattened grid; ``teacher_rows`` hold the logit
+        indices within each row.
 
     Raises:
         AlignmentError: If a row's first token is a target.
@@ -53,8 +53,7 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         attention_mask=mask_BT,
         logit_index_N=torch.from_numpy(flat_N),
         labels_N=torch.from_numpy(labels_N),
-        teacher_keys=[row.teacher_key for row in rows],
-        teacher_positions=positions,
+        teacher_rows=[TeacherRow(row.ids, own, row.teacher_key) for row, own in zip(rows, positions, strict=True)],
         item_keys=[row.item_key for row in rows],
         num_tokens=int(lengths.sum()),
     )

@@ -19,7 +19,7 @@ from tutelage.evaluate.mode import reading_mode
 from tutelage.losses.precision import no_autocast
 from tutelage.models.head import final_hidden, find_head
 from tutelage.teacher.measure import head_logits
-from tutelage.types import Batch, OutputHead, row_key
+from tutelage.types import Batch, OutputHead, TeacherRow
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits alive at once: 340 positions at V = 49,152
 
@@ -202,8 +202,7 @@ def _batch(readings: Sequence[_Reading], *, pad_id: int, device: torch.device | 
         attention_mask=torch.from_numpy(real_BT).to(device),
         logit_index_N=torch.from_numpy(flat_N).to(device),
         labels_N=torch.from_numpy(labels_N).to(device),
-        teacher_keys=[row_key(reading.ids) for reading in readings],
-        teacher_positions=positions,
+        teacher_rows=[TeacherRow(reading.ids, own) for reading, own in zip(readings, positions, strict=True)],
         item_keys=[str(reading.prompt) for reading in readings],
         num_tokens=int(real_BT.sum()),
     )

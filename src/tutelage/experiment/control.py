@@ -12,7 +12,7 @@ import numpy as np
 from tutelage.align import logit_indices
 from tutelage.errors import DataError
 from tutelage.teacher import CachedTeacher
-from tutelage.types import Batch, StudentRow, TeacherSignal
+from tutelage.types import Batch, StudentRow, TeacherRow, TeacherSignal
 
 
 class PermutedTeacher:
@@ -29,7 +29,7 @@ class PermutedTeacher:
         """
         self.teacher = teacher
         self.partner = derangement(rows, seed=seed)
-        moved = sum(key != partner for key, (partner, _) in self.partner.items())
+        moved = sum(key != partner.key for key, partner in self.partner.items())
         if moved == 0:
             raise DataError(
                 f"The permuted-teacher control needs at least two distinct rows with equally many targets, found "
@@ -38,26 +38,20 @@ class PermutedTeacher:
 
     def signal(self, batch: Batch) -> TeacherSignal:
         """Return the partners' signal at the partners' positions."""
-        chosen = [self.partner[key] for key in batch.teacher_keys]
-        return self.teacher.signal(
-            dataclasses.replace(
-                batch,
-                teacher_keys=[key for key, _ in chosen],
-                teacher_positions=[positions for _, positions in chosen],
-            )
-        )
+        partners = [self.partner[row.key] for row in batch.teacher_rows]
+        return self.teacher.signal(dataclasses.replace(batch, teacher_rows=partners))
 
 
-def derangement(rows: Sequence[StudentRow], *, seed: int) -> dict[bytes, tuple[bytes, np.ndarray]]:
-    """Map each row's key to another row's key and positions: a seeded rotation within rows of equally many targets."""
-    groups: defaultdict[int, dict[bytes, np.ndarray]] = defaultdict(dict)
+def derangement(rows: Sequence[StudentRow], *, seed: int) -> dict[bytes, TeacherRow]:
+    """Map each row's key to another teacher row: a seeded rotation within rows of equally many targets."""
+    groups: defaultdict[int, dict[bytes, TeacherRow]] = defaultdict(dict)
     for row in rows:
         positions = logit_indices(row.target_mask)
-        groups[len(positions)][row.teacher_key] = positions
+        groups[len(positions)][row.teacher_key] = TeacherRow(row.ids, positions, row.teacher_key)
     partner = {}
     for size, members in groups.items():
         keys = list(members)
         order = np.random.default_rng([seed, size]).permutation(len(keys))
         for here, there in zip(order, np.roll(order, 1), strict=True):
-            partner[keys[here]] = (keys[there], members[keys[there]])
+            partner[keys[here]] = members[keys[there]]
     return partner

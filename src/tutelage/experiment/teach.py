@@ -195,7 +195,7 @@ def teacher_row(row: Any) -> Any:
     from tutelage.align import logit_indices
     from tutelage.types import TeacherRow
 
-    return TeacherRow(row.ids, logit_indices(row.target_mask))
+    return TeacherRow(row.ids, logit_indices(row.target_mask), row.teacher_key)
 
 
 def single_token_labels(tokenizer: Any, verbalisers: Sequence[str]) -> list[int] | None:
@@ -206,10 +206,13 @@ def single_token_labels(tokenizer: Any, verbalisers: Sequence[str]) -> list[int]
 
 def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: Sequence[Any]) -> np.ndarray:
     """Read the class scores of rows out of the cache: float64 [B, C]."""
-    from tutelage.align import logit_indices
     from tutelage.cache import CacheReader, find_column
 
     column = find_column(root, fingerprint, kind="class_scores", class_token_ids=class_ids)
     reader = CacheReader(root, fingerprint, column)
-    positions = [column.positions_of(logit_indices(row.target_mask)) for row in rows]
-    return reader.read([row.teacher_key for row in rows], positions)["scores_NC"].double().numpy()
+    asked = [teacher_row(row) for row in rows]
+    return (
+        reader.read([row.key for row in asked], [column.positions_of(row) for row in asked])["scores_NC"]
+        .double()
+        .numpy()
+    )

@@ -159,7 +159,7 @@ def _packed(documents: list[Tensor]) -> Batch:
 def _batch(ids_BT: Tensor, position_BT: Tensor, mask_BT: Tensor | None) -> Batch:
     every_position_N = torch.arange(ids_BT.numel(), device=ids_BT.device)
     labels_N = torch.zeros_like(every_position_N)
-    return Batch(ids_BT, position_BT, mask_BT, every_position_N, labels_N, [], [], [], ids_BT.numel())
+    return Batch(ids_BT, position_BT, mask_BT, every_position_N, labels_N, [], [], ids_BT.numel())
 
 
 def _vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ProbeResult:

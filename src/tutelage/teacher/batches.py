@@ -28,8 +28,7 @@ def padded_batch(rows: Sequence[TeacherRow], *, device: torch.device) -> Batch:
         attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
         logit_index_N=torch.from_numpy(flat).to(device),
         labels_N=torch.full((flat.shape[0],), NO_LABEL, device=device),
-        teacher_keys=[row.key for row in rows],
-        teacher_positions=[row.positions for row in rows],
+        teacher_rows=list(rows),
         item_keys=["" for _ in rows],
         num_tokens=int(lengths.sum()),
     )

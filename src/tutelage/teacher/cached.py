@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from tutelage.cache.column import Column, FinalHiddenColumn
+from tutelage.cache.column import Column
+from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.find import find_column
 from tutelage.cache.layout import teacher_folder
 from tutelage.cache.read import CacheReader, stored_columns
@@ -56,14 +57,14 @@ class CachedTeacher:
             CacheError: If a row is damaged, missing, or lacks a position.
             AlignmentError: If the batch's positions and targets do not match in number.
         """
-        num_positions = sum(len(positions) for positions in batch.teacher_positions)
+        num_positions = sum(len(row.positions) for row in batch.teacher_rows)
         if num_positions != batch.num_targets:
             raise AlignmentError(
                 f"The batch asks for {num_positions} teacher positions but has {batch.num_targets} supervised targets. "
                 "Expected one teacher position per target; a control must permute whole rows of equal length."
             )
-        positions = [self.column.positions_of(row_positions) for row_positions in batch.teacher_positions]
-        tensors = self.reader.read(batch.teacher_keys, positions)
+        positions = [self.column.positions_of(row) for row in batch.teacher_rows]
+        tensors = self.reader.read([row.key for row in batch.teacher_rows], positions)
         moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         return as_signal(self.column, moved, self.head)
 

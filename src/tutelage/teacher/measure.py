@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tutelage.cache.column import ClassScoresColumn, Column, FinalHiddenColumn, TensorDict
+from tutelage.cache.class_scores import ClassScoresColumn
+from tutelage.cache.column import Column, TensorDict
+from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.types import OutputHead
 

@@ -57,8 +57,8 @@ class TeacherPass:
         batch = padded_batch(rows, device=device)
         hidden_NE = final_hidden(self.model, batch)
         parts_nE = hidden_NE.split([len(row.positions) for row in rows])
-        hidden_by_key = dict(zip(batch.teacher_keys, parts_nE, strict=True))
-        positions = dict(zip(batch.teacher_keys, batch.teacher_positions, strict=True))
+        hidden_by_key = dict(zip([row.key for row in rows], parts_nE, strict=True))
+        positions = {row.key: row.positions for row in rows}
         for column, by_key in parts.items():
             members = [row for row in job.wanted[column] if row.key in positions]
             if not members:

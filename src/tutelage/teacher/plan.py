@@ -3,6 +3,7 @@
 In: teacher rows, columns, committed shards. Out: jobs, one per shard; nothing is computed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ class ShardJob:
 
 def row_bytes(row: TeacherRow, column: Column) -> int:
     """Count the bytes of one stored row with its index entry."""
-    return INDEX_DTYPE.itemsize + coverage_bytes(row.ids.shape[0]) + row.positions.shape[0] * column.stride
+    return (
+        INDEX_DTYPE.itemsize + coverage_bytes(row.ids.shape[0]) + math.ceil(row.positions.shape[0] * column.max_bytes)
+    )
 
 
 def merge_rows(rows: Sequence[TeacherRow]) -> list[TeacherRow]:
@@ -69,7 +72,7 @@ def merge_rows(rows: Sequence[TeacherRow]) -> list[TeacherRow]:
 
 def narrow_rows(rows: Sequence[TeacherRow], column: Column) -> list[TeacherRow]:
     """Keep of every row the positions that ``column`` stores, then merge."""
-    return merge_rows([TeacherRow(row.ids, column.positions_of(row.positions), row.key) for row in rows])
+    return merge_rows([TeacherRow(row.ids, column.positions_of(row), row.key) for row in rows])
 
 
 def check_rows(rows: Sequence[TeacherRow], *, num_ids: int) -> None:

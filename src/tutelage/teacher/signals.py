@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from tutelage.align import check_ids
-from tutelage.cache.column import DTYPES, ClassScoresColumn, Column, FinalHiddenColumn, TensorDict
+from tutelage.cache.class_scores import ClassScoresColumn
+from tutelage.cache.column import Column, TensorDict
+from tutelage.cache.final_hidden import FinalHiddenColumn
+from tutelage.cache.fixed import DTYPES
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CapabilityError
 from tutelage.models.head import find_head
@@ -80,9 +83,9 @@ def as_signal(column: Column, tensors: TensorDict, head: OutputHead | None) -> T
 
 def wanted_places(column: Column, batch: Batch) -> np.ndarray:
     """Index, among the batch's N positions, those that ``column`` holds, int64 [M]."""
-    starts = np.cumsum([0, *(len(positions) for positions in batch.teacher_positions)])[:-1]
+    starts = np.cumsum([0, *(len(row.positions) for row in batch.teacher_rows)])[:-1]
     places = [
-        start + np.arange(len(column.positions_of(positions)))
-        for start, positions in zip(starts, batch.teacher_positions, strict=True)
+        start + np.searchsorted(row.positions, column.positions_of(row))
+        for start, row in zip(starts, batch.teacher_rows, strict=True)
     ]
     return np.concatenate(places) if places else np.empty(0, dtype=np.int64)

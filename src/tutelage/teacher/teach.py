@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tutelage.cache.column import ClassScoresColumn, Column, FinalHiddenColumn
+from tutelage.cache.class_scores import ClassScoresColumn
+from tutelage.cache.column import Column
+from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.layout import teacher_folder
 from tutelage.cache.shard import Shard
 from tutelage.cache.teacher_head import has_head, write_head

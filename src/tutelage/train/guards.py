@@ -71,7 +71,7 @@ def check_signal(signal: TeacherSignal, batch: Batch, *, step: int) -> None:
 
 def rows_at(batch: Batch, mask_N: np.ndarray) -> list[str]:
     """Name the rows to which the chosen supervised positions belong."""
-    counts = [len(positions) for positions in batch.teacher_positions]
+    counts = [len(row.positions) for row in batch.teacher_rows]
     row_of_N = np.repeat(np.arange(len(counts)), counts)
     return [batch.item_keys[index] for index in np.unique(row_of_N[mask_N])]
 

@@ -1,0 +1,93 @@
+"""Columns whose positions all take the same number of bytes.
+
+In: a dict of tensors over N positions. Out: ``uint8 [N, stride]`` records, and back.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from tutelage.cache.column import Column, TensorDict
+from tutelage.errors import CapabilityError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class FixedColumn(Column):
+    """A column of little-endian records; those of any rows can be gathered and decoded in one go."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, int]:
+        """Bytes per position, by what they hold (ids, values, ...)."""
+
+    @property
+    def stride(self) -> int:
+        """Bytes per position."""
+        return sum(self.parts.values())
+
+    @property
+    @override
+    def max_bytes(self) -> float:
+        return self.stride
+
+    @abstractmethod
+    def encode(self, tensors: TensorDict) -> np.ndarray:
+        """Turn tensors over N positions into ``uint8 [N, stride]``."""
+
+    @abstractmethod
+    def decode(self, records: np.ndarray) -> TensorDict:
+        """Turn ``uint8 [N, stride]`` into tensors over N positions."""
+
+    @override
+    def encode_rows(self, tensors: TensorDict, counts: np.ndarray) -> list[bytes]:
+        records = self.encode(tensors)
+        assert records.shape == (counts.sum(), self.stride), (records.shape, counts.sum(), self.stride)
+        return [block.tobytes() for block in np.split(records, np.cumsum(counts)[:-1])]
+
+    @override
+    def decode_rows(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> TensorDict:
+        return self.decode(self._records(blocks))
+
+    @override
+    def decode_places(self, blocks: Sequence[np.ndarray], counts: np.ndarray, places: np.ndarray) -> TensorDict:
+        return self.decode(self._records(blocks)[places])
+
+    @override
+    def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
+        return {name: size * int(counts.sum()) for name, size in self.parts.items()}
+
+    @override
+    def fits(self, num_bytes: np.ndarray, counts: np.ndarray) -> bool:
+        return bool((num_bytes == counts * self.stride).all())
+
+    def _records(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
+        if not blocks:
+            return np.empty((0, self.stride), dtype=np.uint8)
+        return np.concatenate(blocks).reshape(-1, self.stride)
+
+
+def require_dtype(dtype: str, kind: str) -> None:
+    """Refuse a dtype that has no codec.
+
+    Raises:
+        CapabilityError: If ``dtype`` is not a key of ``DTYPES``.
+    """
+    if dtype not in DTYPES:
+        raise CapabilityError(f"{kind} cannot be stored as {dtype!r}. Expected one of {', '.join(DTYPES)}.")
+
+
+def to_bytes(values_NX: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """Lay out a matrix as ``uint8 [N, bytes]``, little-endian, rounded to ``dtype``."""
+    stored_NX = values_NX.detach().to("cpu", dtype).contiguous()
+    return stored_NX.view(torch.uint8).numpy()
+
+
+def from_bytes(records: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Undo :func:`to_bytes`; the result owns its memory."""
+    flat = torch.from_numpy(np.array(records, dtype=np.uint8, order="C").reshape(-1))
+    return flat.view(dtype).reshape(records.shape[0], records.shape[1] // dtype.itemsize)
