@@ -10,8 +10,9 @@ from tutelage.cache import CacheReader, find_column
 from tutelage.data import read_prepared
 from tutelage.errors import ConfigError, DataError, LockedError
 from tutelage.experiment import list_runs, plan_recipe, show_run
+from tutelage.experiment.teach import Taught
 from tutelage.store import folder_lock, read_manifest, verify_artifact
-from tutelage.types import row_key
+from tutelage.train.loop import train
 
 ARMS = ("B0", "PSEUDO", "KD1", "KD1-permuted")
 
@@ -88,14 +89,23 @@ def test_the_teacher_runs_over_each_row_once(finished: Finished):
     assert len(reader.keys()) == facts["num_rows"]
 
 
-def test_pseudo_labels_are_the_labels_that_the_teacher_finds_most_likely(finished: Finished):
-    from tutelage.experiment.teach import Taught
+def test_pseudo_labels_are_the_labels_that_the_teacher_finds_most_likely(tmp_path, monkeypatch):
+    trained: dict[str, list] = {}
 
-    taught = Taught(finished.root / "teach" / "sentiment", "")
-    scores = taught.class_scores("train")
-    assert scores.shape == (80, 2)
-    assert np.all(scores < 0)
-    assert len(row_key(np.array([1, 2]))) == 16
+    def spy(module, rows, teacher, options, **rest):
+        trained[rest["folder"].name.split("_")[0]] = rows
+        return train(module, rows, teacher, options, **rest)
+
+    monkeypatch.setattr("tutelage.experiment.arm.train", spy)
+    done = run_tiny(write_experiment(tmp_path), "seeds.report=[1]", until="train")
+    taught = Taught(done.root / "teach" / "sentiment", "")
+    scores = next(spec for spec in taught.facts["columns"] if spec["kind"] == "class_scores")
+    answers = {arm: [int(row.ids[row.target_mask][0]) for row in rows] for arm, rows in trained.items()}
+    likely = np.array(scores["class_token_ids"])[taught.class_scores("train").argmax(axis=1)]
+    assert answers["PSEUDO"] == likely.tolist()
+    gold = [example.gold for example in read_prepared(done.root / "prepare" / "sentiment").splits["train"]]
+    assert answers["B0"] == np.array(scores["class_token_ids"])[gold].tolist()
+    assert answers["PSEUDO"] != answers["B0"], "a teacher that is always right would prove nothing"
 
 
 def test_no_gold_label_is_counted_for_pseudo_labels(finished: Finished):

@@ -9,6 +9,7 @@ from synthetic_experiment import LABELS, write_experiment, write_run
 
 from tutelage.errors import DataError, IntegrityError
 from tutelage.report.collect import collect
+from tutelage.report.summary import summarise
 from tutelage.store import new_artifact, write_json
 
 KD1 = "KD1_sentiment_S1_seed42"
@@ -126,6 +127,28 @@ def test_only_trials_are_not_a_result(tmp_path, experiment_folder):
         shutil.copytree(path, tmp_path / path.name)
     with pytest.raises(DataError, match="18 trials"):
         collect(tmp_path)
+
+
+def test_trials_of_another_experiment_are_listed_with_the_results(tmp_path, experiment_folder):
+    bare, search = tmp_path / "bare", tmp_path / "search"
+    for path in experiment_folder.iterdir():
+        shutil.copytree(path, (search if "trial" in path.name else bare) / path.name)
+    assert collect(bare).trials == ()
+    found = collect(bare, search_folder=search)
+    assert len(found.trials) == 18
+    assert len(found.runs) == 14
+    checks = {
+        check["name"]: check["passed"]
+        for group in summarise(found, question="", command="")["groups"]
+        for check in group["checks"]
+    }
+    assert checks["Equal tuning effort"] is not None
+    assert checks["Selection apart from reporting"] is True
+
+
+def test_a_search_that_was_not_run_is_named(tmp_path, experiment_folder):
+    with pytest.raises(DataError, match="no finished trial"):
+        collect(experiment_folder, search_folder=tmp_path / "search")
 
 
 def test_a_reported_run_without_items_is_refused(tmp_path):

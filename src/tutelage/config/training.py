@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_serializer
 
-from tutelage.config.base import BelowOne, Count, Flag, NonNegative, Positive, Section, Share, Text, by_mode
+from tutelage.config.base import BelowOne, Count, Flag, Name, NonNegative, Positive, Section, Share, Text, by_mode
 from tutelage.config.models import Device
 
 # [A] of SPEC 5: what a run takes when no rate is given.
@@ -110,3 +110,7 @@ class Report(Section):
     """What the report answers."""
 
     question: Text = Field(default="", description="The question at the top of the page.")
+    search: Name | None = Field(
+        default=None,
+        description="Name of the experiment in the same workspace whose trials chose these settings; they are listed.",
+    )

@@ -209,7 +209,11 @@ def report(context: Context) -> tuple[Path, str]:
         raise DataError(f"{folder} holds no finished run. Run the recipe first.")
     with context.timed("report", context.recipe.name):
         built = build_report(
-            folder, question=context.recipe.report.question, command=context.command, run_ids=context.runs or None
+            folder,
+            question=context.recipe.report.question,
+            command=context.command,
+            run_ids=context.runs or None,
+            search_folder=folder.parent / search if (search := context.recipe.report.search) else None,
         )
     return built.page, built.terminal
 

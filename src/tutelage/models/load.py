@@ -24,6 +24,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from tutelage.errors import MemoryExhaustedError, ModelError, TutelageError
+from tutelage.models.allocator import keep_freed_memory
 from tutelage.models.source import ModelSource, check_weight_files, one_line
 
 # What transformers, safetensors, gguf and json raise on files that are missing, damaged or foreign
@@ -67,12 +68,14 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device)
     """Load a causal language model in ``dtype``, in evaluation mode.
 
     GGUF weights are widened to plain tensors and the model is rebuilt around them, since the one
-    that transformers returns keeps a ``quantization_config`` and refuses casts.
+    that transformers returns keeps a ``quantization_config`` and refuses casts. From then on the process
+    keeps freed memory (:func:`tutelage.models.allocator.keep_freed_memory`).
 
     Raises:
         ModelError: If it cannot be read, a weight is missing from the files, or it is quantised otherwise.
         MemoryExhaustedError: If the device's memory does not suffice.
     """
+    keep_freed_memory()
     if source.folder is not None and source.gguf_file is None:
         check_weight_files(source.folder)
     model = _load_gguf(source, dtype) if source.gguf_file else _load_safetensors(source, dtype)

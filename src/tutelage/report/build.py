@@ -34,7 +34,12 @@ class Built:
 
 
 def build_report(
-    experiment_folder: Path, *, question: str, command: str, run_ids: Collection[str] | None = None
+    experiment_folder: Path,
+    *,
+    question: str,
+    command: str,
+    run_ids: Collection[str] | None = None,
+    search_folder: Path | None = None,
 ) -> Built:
     """Write ``report/`` from the finished runs; nothing is written when it is already up to date.
 
@@ -45,13 +50,14 @@ def build_report(
         question: What the experiment asks, shown above the answer; empty: what the runs' recipe asks.
         command: How to make this report again; shown with every table and figure.
         run_ids: Only these runs; default all finished ones.
+        search_folder: Another experiment, whose trials chose the settings of this one.
 
     Raises:
         DataError: If no run has finished, or runs cannot be compared.
         IntegrityError: If a run's file is damaged.
         DiskError: If the disk is full; an older report stays.
     """
-    experiment = collect(experiment_folder, run_ids=run_ids)
+    experiment = collect(experiment_folder, run_ids=run_ids, search_folder=search_folder)
     question = question or _recorded_question(experiment)
     folder = experiment_folder / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)

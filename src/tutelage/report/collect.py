@@ -92,33 +92,43 @@ class Experiment:
     trials: tuple[Run, ...]
 
 
-def collect(experiment_folder: Path, *, run_ids: Collection[str] | None = None) -> Experiment:
+def collect(
+    experiment_folder: Path, *, run_ids: Collection[str] | None = None, search_folder: Path | None = None
+) -> Experiment:
     """Read every finished run of an experiment.
 
     Args:
         experiment_folder: Holds one folder per run.
         run_ids: Only these runs (those that the recipe now plans); default all that are there.
+        search_folder: Another experiment, whose trials chose the settings of this one.
 
     Raises:
         DataError: If there is no finished run to report, or two runs stand for the same arm and seed.
         IntegrityError: If a file differs from its manifest, or items from the run's own metrics.
     """
-    folders = sorted(path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}"))
-    runs = []
-    for folder in folders:
-        if ".tmp." in folder.name or (run_ids is not None and folder.name not in run_ids):
-            continue
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            runs.append(_read_run(folder, manifest))
+    runs = _read_runs(experiment_folder, run_ids)
     reported = tuple(run for run in runs if run.role != "trial")
     if not reported:
         raise DataError(
-            f"{experiment_folder} holds no finished run to report ({len(runs)} trials, {len(folders)} folders with a "
-            f"{RUN_FILE}). Run the recipe first: `tutelage run RECIPE`."
+            f"{experiment_folder} holds no finished run to report, only {len(runs)} trials. Run the recipe first: "
+            "`tutelage run RECIPE`."
         )
     _refuse_duplicates(reported)
-    return Experiment(experiment_folder.name, reported, tuple(run for run in runs if run.role == "trial"))
+    searched = _read_runs(search_folder, None) if search_folder is not None else []
+    trials = tuple(run for run in (*searched, *runs) if run.role == "trial")
+    if search_folder is not None and not any(run.role == "trial" for run in searched):
+        raise DataError(
+            f"{search_folder} holds no finished trial, but `report.search` names it. Run its recipe first, with "
+            "`--until trials`, in the same workspace; or remove the key."
+        )
+    return Experiment(experiment_folder.name, reported, trials)
+
+
+def _read_runs(experiment_folder: Path, run_ids: Collection[str] | None) -> list[Run]:
+    folders = sorted(path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}"))
+    wanted = [path for path in folders if ".tmp." not in path.name and (run_ids is None or path.name in run_ids)]
+    manifests = [(folder, read_manifest(folder)) for folder in wanted]
+    return [_read_run(folder, manifest) for folder, manifest in manifests if manifest is not None]
 
 
 def _read_run(folder: Path, manifest: Manifest) -> Run:
