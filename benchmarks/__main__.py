@@ -1,14 +1,26 @@
 """Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``.
 
-In: ids. Out: one record per row, ``{id, ratio, target, met, details}``.
+In: ids. Out: one record per row, ``{id, ratio, target, better, met, details}``.
 """
 
 import argparse
 import json
 
+from benchmarks.cache_read import measure as cache_read
+from benchmarks.cache_read import measure_hidden as hidden_read
+from benchmarks.cache_size import measure as cache_size
+from benchmarks.cache_write import measure as cache_write
+from benchmarks.gradient_fidelity import measure as gradient_fidelity
 from benchmarks.head_loss import measure as head_loss
 
-BENCHMARKS = {"B1": head_loss}
+BENCHMARKS = {
+    "B1": head_loss,
+    "B3": cache_size,
+    "B4": cache_read,
+    "B5": cache_write,
+    "B6": gradient_fidelity,
+    "B10": hidden_read,
+}
 
 
 def main() -> None:
@@ -25,9 +37,8 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(
-            f"{row['id']}  {row['details']['what']}: {row['ratio']:.2f}x (target {row['target']}x, met: {row['met']})"
-        )
+        bound = f"at {'most' if row['better'] == 'smaller' else 'least'} {row['target']}"
+        print(f"{row['id']}  {row['details']['what']}: {row['ratio']:.3g} (target {bound}, met: {row['met']})")
 
 
 if __name__ == "__main__":

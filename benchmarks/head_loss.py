@@ -4,19 +4,15 @@ In: nothing. Out: a row per signal. The peers of the published table (TRL, Liger
 in each row; the ratio is against our own plain path, which is ordinary torch.
 """
 
-import os
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from benchmarks.records import median_ratio, record, spread, time_in_turns
 from tutelage.losses import head_losses
 from tutelage.types import FinalHidden, LossTerm, OutputHead, TopK
 
 NUM_POSITIONS, WIDTH, VOCAB, K, TEMPERATURE = 512, 576, 49_152, 64, 2.0
-ROUNDS = 7
 TARGET = 3.0
 TERMS = (LossTerm("cross_entropy", 0.3), LossTerm("forward_kl", 0.7, TEMPERATURE))
 TOLERANCE = 1e-4  # relative, of value and gradient, float32
@@ -56,32 +52,14 @@ def _row(name: str, hidden_ND: torch.Tensor, head: OutputHead, labels_N: torch.T
     }
     if max(errors.values()) > TOLERANCE:
         raise SystemExit(f"B1 {name}: fused and plain differ by {errors}, allowed {TOLERANCE}; nothing was timed")
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for round_ in range(ROUNDS):
-        for fused in (True, False) if round_ % 2 else (False, True):
-            seconds[fused].append(_timed(lambda fused=fused: run(fused=fused)))
-    ratio = statistics.median(seconds[False]) / statistics.median(seconds[True])
-    return {
-        "id": "B1",
-        "ratio": round(ratio, 3),
-        "target": TARGET,
-        "met": ratio >= TARGET,
-        "details": {
-            "what": f"{name}, CE + KL, fused against plain torch, float32, head frozen",
-            "shape": {"N": NUM_POSITIONS, "D": WIDTH, "V": VOCAB, "K": K, "T": TEMPERATURE},
-            "seconds": {
-                "fused" if fused else "plain": [round(x, 4) for x in (min(s), statistics.median(s), max(s))]
-                for fused, s in seconds.items()
-            },
-            "relative_error": errors,
-            "threads": torch.get_num_threads(),
-            "load_average": os.getloadavg(),
-            "absent_peers": ["TRL sparse tail loss", "TRL GKD", "Liger chunked JSD"],
-        },
-    }
-
-
-def _timed(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    seconds = time_in_turns({"fused": lambda: run(fused=True), "plain": lambda: run(fused=False)})
+    return record(
+        "B1",
+        f"{name}, CE + KL, fused against plain torch, float32, head frozen",
+        median_ratio(seconds, "plain", "fused"),
+        TARGET,
+        shape={"N": NUM_POSITIONS, "D": WIDTH, "V": VOCAB, "K": K, "T": TEMPERATURE},
+        seconds=spread(seconds),
+        relative_error=errors,
+        absent_peers=["TRL sparse tail loss", "TRL GKD", "Liger chunked JSD"],
+    )
