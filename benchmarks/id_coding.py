@@ -18,13 +18,14 @@ from tutelage.cache import SampledColumn, TopKColumn
 from tutelage.cache.bits import bit_width
 from tutelage.cache.column import TensorDict
 from tutelage.cache.id_classes import FINENESS_BITS, FLATTENED_IDS, base_classes
+from tutelage.cache.topk import CODE_BITS, TOPK_DTYPES
 from tutelage.types import OutputHead
 
 NUM_ROWS = 24
 SETTINGS = ((12, 1.0), (25, 1.0), (50, 1.0), (25, 2.0))  # draws, temperature
 TOP_K = 50
-TILE_POSITIONS = 512
-PRIOR_SMOOTHING = 0.35  # share of the law of id order in the fitted prior; the best of 0.1 to 0.6
+TILE_POSITIONS = 128  # 25 MB of logits at a time
+PRIOR_SMOOTHING = 0.35  # weight of the law of id order beside the counts, for ids that the other half never saw
 
 
 def draw(logprobs_NV: torch.Tensor, num_draws: int, generator: torch.Generator) -> TensorDict:
@@ -76,6 +77,7 @@ def measure_ids(tensors: TensorDict, num_draws: int, temperature: float, row_len
         "raw": bit_width(vocab_size) * len(ids),
         "Elias-Fano over raw ids": elias_fano_bits(ids, sizes, vocab_size),
         "classes in id order": class_bits(ids, sizes, vocab_size),
+        "classes by a fitted unigram": fitted_class_bits(ids, sizes, vocab_size),
         "fitted unigram, ids in order (entropy)": fitted_bits(ids, sizes, vocab_size),
         "fitted unigram, ids as a set (entropy)": fitted_bits(ids, sizes, vocab_size)
         - sum(math.lgamma(size + 1) for size in sizes.tolist()) / math.log(2),
@@ -108,30 +110,78 @@ def class_bits(ids: np.ndarray, sizes: np.ndarray, vocab_size: int) -> int:
 
 def fitted_bits(ids: np.ndarray, sizes: np.ndarray, vocab_size: int) -> float:
     """Give the entropy of each half's ids under the frequencies of the other half."""
-    law = 1 / (np.arange(vocab_size) + FLATTENED_IDS)
-    half = int(sizes[: len(sizes) // 2].sum())
+    halves = fitted_halves(ids, sizes, vocab_size)
+    return sum(-float(np.log2(prior_V[coded]).sum()) for coded, _, prior_V in halves)
+
+
+def fitted_class_bits(ids: np.ndarray, sizes: np.ndarray, vocab_size: int) -> float:
+    """Code each half's ids by classes of about equal weight among the ids ranked by the other half."""
     total = 0.0
-    for seen, coded in ((ids[:half], ids[half:]), (ids[half:], ids[:half])):
-        weights = np.bincount(seen, minlength=vocab_size) + PRIOR_SMOOTHING * len(seen) * law / law.sum()
-        total -= float(np.log2(weights[coded] / weights.sum()).sum())
+    for coded, num_sets, prior_V in fitted_halves(ids, sizes, vocab_size):
+        order = np.argsort(-prior_V, kind="stable")
+        ranks_V = np.argsort(order)
+        options = [equal_classes(prior_V[order], num_classes) for num_classes in (12, 16, 20, 24, 32, 40)]
+        total += min(
+            widths[np.searchsorted(np.cumsum(1 << widths), ranks_V[coded], side="right")].sum()
+            + len(coded)
+            + num_sets * (len(widths) - 1)
+            for widths in options
+        )
     return total
 
 
+def fitted_halves(ids: np.ndarray, sizes: np.ndarray, vocab_size: int) -> list[tuple[np.ndarray, int, np.ndarray]]:
+    """Give each half's ids and number of sets with a prior fitted on the other half."""
+    law = 1 / (np.arange(vocab_size) + FLATTENED_IDS)
+    middle = len(sizes) // 2
+    parts = ids[: sizes[:middle].sum()], ids[sizes[:middle].sum() :]
+    halves = []
+    for coded, seen, num_sets in ((parts[0], parts[1], middle), (parts[1], parts[0], len(sizes) - middle)):
+        weights = np.bincount(seen, minlength=vocab_size) + PRIOR_SMOOTHING * len(seen) * law / law.sum()
+        halves.append((coded, num_sets, weights / weights.sum()))
+    return halves
+
+
+def equal_classes(prior_V: np.ndarray, num_classes: int) -> np.ndarray:
+    """Cut ranked ids into runs of a power of two, each of about the share of weight that is left per class."""
+    sums = np.concatenate([[0], np.cumsum(prior_V)])
+    widths, start = [], 0
+    while start < len(prior_V):
+        width = bit_width(len(prior_V) - start)
+        if num_classes - len(widths) > 1:
+            share = 1.4 * (sums[-1] - sums[start]) / (num_classes - len(widths))
+            ends = start + (1 << np.arange(width + 1))
+            width = max(int((sums[np.minimum(ends, len(prior_V))] - sums[start] <= share).sum()) - 1, 0)
+        widths.append(width)
+        start += 1 << width
+    return np.array(widths)
+
+
 def measure_topk(kept: TensorDict, vocab_size: int) -> list[dict[str, Any]]:
-    """Give bytes per position and KL(exact || stored) over the k + 1 buckets, in nats, by dtype."""
+    """Give bytes per position and KL(exact || stored) over the k + 1 buckets, in nats, by dtype.
+
+    For packed dtypes also the KL if the level came from the first entry instead of the stored mass.
+    """
     rows = []
-    exact_NK = kept["logprobs_NK"].double().exp()
-    tail_N = 1 - exact_NK.sum(dim=1)
-    for dtype in ("fp32", "fp16", "q8", "q6", "q5", "q4"):
+    exact_NK = kept["logprobs_NK"].double()
+    for dtype in TOPK_DTYPES:
         column = TopKColumn(TOP_K, (1.0,), vocab_size, dtype)
         tensors = {**kept, "log_z_NT": torch.empty(len(exact_NK), 0)}
-        stored_NK = column.decode(column.encode(tensors))["logprobs_NK"].double().exp()
-        stored_tail_N = (1 - stored_NK.sum(dim=1)).clamp(min=1e-12)
-        level_N = (stored_NK.sum(dim=1) + stored_tail_N).log()
-        kl_N = (exact_NK * (exact_NK / stored_NK).log()).sum(dim=1)
-        kl_N = kl_N + tail_N * (tail_N.clamp(min=1e-12) / stored_tail_N).log() + level_N
-        rows.append({"dtype": dtype, "bytes": column.stride, "kl_nats": float(kl_N.mean())})
+        stored_NK = column.decode(column.encode(tensors))["logprobs_NK"].double()
+        rows.append({"dtype": dtype, "bytes": column.stride, "kl_nats": bucket_kl(exact_NK, stored_NK)})
+        if dtype in CODE_BITS:
+            level_N1 = exact_NK[:, :1] - stored_NK[:, :1]
+            rows[-1]["kl_nats_without_mass"] = bucket_kl(exact_NK, stored_NK + level_N1)
     return rows
+
+
+def bucket_kl(exact_NK: torch.Tensor, stored_NK: torch.Tensor) -> float:
+    """Give the mean KL over the kept ids and the tail; stored buckets are normalised, as the losses do."""
+    tail_N = (1 - exact_NK.exp().sum(dim=1)).clamp(min=1e-12)
+    stored_tail_N = (1 - stored_NK.exp().sum(dim=1)).clamp(min=1e-12)
+    level_N = (stored_NK.exp().sum(dim=1) + stored_tail_N).log()
+    kl_N = (exact_NK.exp() * (exact_NK - stored_NK)).sum(dim=1) + tail_N * (tail_N / stored_tail_N).log() + level_N
+    return float(kl_N.mean())
 
 
 def main() -> None:
@@ -151,7 +201,8 @@ def main() -> None:
     for name in ids[0]["bytes"]:
         print(name.ljust(42), *(f"{row['bytes'][name]:10.2f}" for row in ids))
     for row in topk:
-        print(f"top-{TOP_K} {row['dtype']}: {row['bytes']} bytes, KL {row['kl_nats']:.1e} nats")
+        without = f", without the mass {row['kl_nats_without_mass']:.1e}" if "kl_nats_without_mass" in row else ""
+        print(f"top-{TOP_K} {row['dtype']}: {row['bytes']} bytes, KL {row['kl_nats']:.1e} nats{without}")
 
 
 if __name__ == "__main__":

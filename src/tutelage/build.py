@@ -3,6 +3,7 @@
 In: config records. Out: tasks, loss terms, training options, models ready to train.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutelage.cache import Column
 from tutelage.config import ForwardKlLoss, Recipe, expand_losses
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
-from tutelage.config.signals import Signal, TopKSignal
+from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
 from tutelage.config.tasks import Classification
 from tutelage.config.training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, Train
 from tutelage.data.task import ClassificationTask
+from tutelage.errors import CapabilityError
 from tutelage.models.adapter import attach_lora, prepare_full
+from tutelage.models.chat import Stops, find_stops
 from tutelage.models.device import choose_device, choose_dtype, dtype_name
+from tutelage.models.generate import Decoding
 from tutelage.models.load import load_model, load_tokenizer
-from tutelage.models.shrink import drop_layers
+from tutelage.models.shrink import decoder_layers, drop_layers
 from tutelage.models.source import ModelSource, resolve_model
 from tutelage.teacher.signals import build_column
 from tutelage.train.options import TrainOptions
@@ -76,17 +80,75 @@ def adapt_options(adapt: Adapt, *, bf16: bool) -> TrainOptions:
 
 def signal_columns(model: nn.Module, signals: tuple[Signal, ...], *, class_token_ids: list[int] | None) -> list[Column]:
     """Return the cache's columns for a recipe's signals, and the class scores where labels are one token each."""
-    columns = [signal_column(model, signal) for signal in signals]
+    columns = [column for signal in signals for column in columns_of_signal(model, signal)]
     if class_token_ids is not None:
         columns.append(build_column(model, kind="class_scores", class_token_ids=class_token_ids))
     return columns
 
 
-def signal_column(model: nn.Module, signal: Signal) -> Column:
-    """Return the cache's column for one signal of this teacher."""
-    if isinstance(signal, TopKSignal):
-        return build_column(model, kind=signal.kind, k=signal.k, temperatures=signal.temperatures)
-    return build_column(model, kind=signal.kind, dtype=None if signal.dtype == "auto" else signal.dtype)
+def columns_of_signal(model: nn.Module, signal: Signal) -> list[Column]:
+    """Return the cache's columns for one signal of this teacher: one per temperature of draws, one per layer.
+
+    Raises:
+        CapabilityError: If the teacher has no such layer, or a setting does not fit it.
+    """
+    build = partial(build_column, model, kind=signal.kind)
+    match signal:
+        case TopKSignal():
+            return [build(k=signal.k, temperatures=signal.temperatures, dtype=signal.dtype)]
+        case SampledSignal():
+            draws = partial(build, draws=signal.draws, exact=signal.exact, seed=signal.seed)
+            return [draws(temperature=temperature) for temperature in signal.temperatures]
+        case SequencesSignal():
+            return []  # generated apart, see experiment/sequences.py
+    build = partial(build, dtype=None if signal.dtype == "auto" else signal.dtype)
+    match signal:
+        case HiddenSignal():
+            subset = partial(build, token_subset_ratio=signal.token_subset_ratio, seed=signal.seed)
+            return [subset(layer=layer) for layer in signal_layers(model, signal)]
+        case PooledSignal():
+            return [build(layer=layer) for layer in signal_layers(model, signal)]
+    return [build()]
+
+
+def signal_layers(model: nn.Module, signal: HiddenSignal | PooledSignal) -> tuple[int, ...]:
+    """Return the layer numbers of a signal: as listed, or the multiples of its stride up to the last layer.
+
+    Raises:
+        CapabilityError: If the stride is larger than the number of layers.
+    """
+    if signal.layers is not None:
+        return signal.layers
+    assert signal.stride is not None, "the recipe gives one of both"
+    num_layers = len(decoder_layers(model))
+    layers = tuple(range(signal.stride, num_layers + 1, signal.stride))
+    if not layers:
+        raise CapabilityError(
+            f"The signal {signal.kind} has stride {signal.stride}, but the teacher has {num_layers} decoder layers. "
+            "Lower `stride`, or list `layers`."
+        )
+    return layers
+
+
+def sequence_decoding(
+    signal: SequencesSignal, tokenizer: PreTrainedTokenizerBase, model: nn.Module, *, chat: bool
+) -> Decoding:
+    """Return how the teacher's answers are decoded; they end where this model ends a turn, and at the signal's strings.
+
+    Raises:
+        ModelError: If nothing ends an answer of this model.
+        CapabilityError: If the settings contradict each other.
+    """
+    stops = find_stops(tokenizer, model, chat=chat)
+    return Decoding(
+        stops=Stops(stops.ids, (*stops.strings, *signal.stop)),
+        max_new_tokens=signal.max_new_tokens,
+        do_sample=signal.do_sample,
+        temperature=signal.temperature,
+        top_p=signal.top_p,
+        num_samples=signal.num_samples,
+        seed=signal.seed,
+    )
 
 
 def teacher_compute(teacher: Teacher) -> tuple[torch.device, torch.dtype]:

@@ -180,7 +180,7 @@ class Sampled:
 
     ids_NK: Int[Tensor, "N K"]
     weights_NK: Float[Tensor, "N K"]
-    logprobs_NK: Float[Tensor, "N K"]  # log p_T, 0 where padding
+    logprobs_NK: Float[Tensor, "N K"]  # log p_T, 0 where padding; out of a cache their weighted mean is kept, not each
     temperature: float
     vocab_size: int
 

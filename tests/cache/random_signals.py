@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tutelage.cache import FinalHiddenColumn, TopKColumn
+from tutelage.cache import FinalHiddenColumn, SampledColumn, TopKColumn
 from tutelage.cache.column import Column, TensorDict
 from tutelage.types import TeacherRow
 
@@ -35,8 +35,31 @@ def random_tensors(column: Column, count: int, *, seed: int = 0) -> TensorDict:
         return {"ids_NK": top_NK.indices, "logprobs_NK": top_NK.values, "log_z_NT": log_z_NT}
     if isinstance(column, FinalHiddenColumn):
         return {"hidden_NE": torch.randn(count, column.width, generator=generator)}
+    if isinstance(column, SampledColumn):
+        often_V = torch.randn(column.vocab_size, generator=generator).mul(4)  # ids that repeat through the rows
+        logits_NV = torch.randn(count, column.vocab_size, generator=generator) + often_V
+        return draw(logits_NV.log_softmax(dim=1), column, generator)
     num_classes = len(column.spec["class_token_ids"])
     return {"scores_NC": torch.randn(count, num_classes, generator=generator).log_softmax(dim=1)}
+
+
+def draw(logprobs_NV: torch.Tensor, column: SampledColumn, generator: torch.Generator) -> TensorDict:
+    """Draw from the tail of given distributions and lay the draws out as the column wants them, row by row."""
+    head_NH = logprobs_NV.topk(column.head_k, dim=1)
+    tail_NV = logprobs_NV.exp().scatter(1, head_NH.indices, 0).clamp(min=1e-30).scatter(1, head_NH.indices, 0)
+    draws = [
+        torch.multinomial(tail_V, column.num_draws, True, generator=generator).unique(return_counts=True)
+        for tail_V in tail_NV
+    ]
+    width = column.head_k + max((len(ids) for ids, _ in draws), default=0)
+    ids_NK = torch.zeros(len(draws), width, dtype=torch.int64)
+    counts_NK, logprobs_NK = torch.zeros_like(ids_NK), torch.zeros(len(draws), width)
+    ids_NK[:, : column.head_k], logprobs_NK[:, : column.head_k] = head_NH.indices, head_NH.values
+    for number, (ids, counts) in enumerate(draws):
+        drawn = slice(column.head_k, column.head_k + len(ids))
+        ids_NK[number, drawn], counts_NK[number, drawn] = ids, counts
+        logprobs_NK[number, drawn] = logprobs_NV[number, ids]
+    return {"ids_NK": ids_NK, "counts_NK": counts_NK, "logprobs_NK": logprobs_NK}
 
 
 def num_positions(rows: list[TeacherRow]) -> int:

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_signals import random_tensors
 
-from tutelage.cache import COLUMNS, ClassScoresColumn, FinalHiddenColumn, TopKColumn, column_from_spec
-from tutelage.cache.column import Column
+from tutelage.cache import COLUMNS, ClassScoresColumn, FinalHiddenColumn, FixedColumn, TopKColumn, column_from_spec
 from tutelage.cache.topk import require_fp16_bound
 from tutelage.errors import CacheError, CapabilityError, NumericsError
 
-COLUMN_EXAMPLES = [
+COLUMN_EXAMPLES: list[FixedColumn] = [
     FinalHiddenColumn(8, "fp32"),
     FinalHiddenColumn(7, "bf16"),
     FinalHiddenColumn(5, "fp16"),
@@ -22,17 +21,19 @@ COLUMN_EXAMPLES = [
     TopKColumn(3, (1,), 97, "fp16"),
     TopKColumn(97, (0.5, 4), 97),
     TopKColumn(2, (8,), 70_000),
+    TopKColumn(6, (1, 2), 97, "q8"),
+    TopKColumn(5, (1,), 70_000, "q5"),
     ClassScoresColumn((5, 9, 3)),
 ]
 
 
 @pytest.mark.parametrize("column", COLUMN_EXAMPLES, ids=lambda column: column.name)
-def test_a_column_survives_its_spec_as_json(column: Column) -> None:
+def test_a_column_survives_its_spec_as_json(column: FixedColumn) -> None:
     assert column_from_spec(json.loads(json.dumps(column.spec))) == column
 
 
 @pytest.mark.parametrize("column", COLUMN_EXAMPLES, ids=lambda column: column.name)
-def test_records_have_the_stated_bytes_and_encode_again_to_the_same(column: Column) -> None:
+def test_records_have_the_stated_bytes_and_encode_again_to_the_same(column: FixedColumn) -> None:
     records = column.encode(random_tensors(column, 11))
     assert records.dtype == np.uint8
     assert records.shape == (11, column.stride)
@@ -50,7 +51,8 @@ def test_names_differ_wherever_specs_differ() -> None:
 
 
 def test_every_registered_kind_has_an_example() -> None:
-    assert {column.kind for column in COLUMN_EXAMPLES} == set(COLUMNS)
+    elsewhere = {"sampled", "hidden", "pooled", "sequences"}  # in tests of their own
+    assert {column.kind for column in COLUMN_EXAMPLES} | elsewhere == set(COLUMNS)
 
 
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -102,6 +104,47 @@ def test_topk_in_float16_keeps_its_bound_and_is_refused_outside_of_it() -> None:
     assert (error_NK <= tensors["logprobs_NK"].abs() * 2**-11 + 2**-25).all()
     with pytest.raises(NumericsError, match="does not fit into float16"):
         column.encode({**tensors, "logprobs_NK": tensors["logprobs_NK"] - 70_000})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_positions=st.integers(0, 9),
+    k=st.integers(1, 30),
+    vocab_size=st.sampled_from([30, 97, 65_537]),
+    dtype=st.sampled_from(["q8", "q6", "q5", "q4"]),
+    seed=st.integers(0, 1000),
+)
+def test_packed_topk_keeps_ids_and_log_z_exactly_and_log_probabilities_within_a_step(
+    num_positions: int, k: int, vocab_size: int, dtype: str, seed: int
+) -> None:
+    column = TopKColumn(k, (1, 2), vocab_size, dtype)
+    tensors = random_tensors(column, num_positions, seed=seed)
+    decoded = column.decode(column.encode(tensors))
+    assert decoded["ids_NK"].equal(tensors["ids_NK"])
+    assert decoded["ids_NK"].dtype == torch.int64
+    assert decoded["log_z_NT"].equal(tensors["log_z_NT"])
+    exact_NK = tensors["logprobs_NK"]
+    step_N1 = (exact_NK[:, :1] - exact_NK[:, -1:]) / (2 ** int(dtype[1:]) - 1)
+    bound_NK = step_N1 + (1 + exact_NK[:, -1:].abs()) * 2**-10
+    assert ((decoded["logprobs_NK"] - exact_NK).abs() <= bound_NK).all()
+    assert column.first_problem(decoded) is None  # still sorted, not above 0, mass at most 1
+
+
+def test_packed_topk_takes_as_many_bits_as_an_id_needs() -> None:
+    assert TopKColumn(64, (1,), 131_072, "q8").parts == {"ids": 136, "values": 68, "log_z": 0}
+    assert TopKColumn(50, (1,), 49_152, "q4").parts == {"ids": 100, "values": 29, "log_z": 0}
+    assert TopKColumn(3, (1, 2), 2**31, "q5").parts == {"ids": 12, "values": 6, "log_z": 4}
+    column = TopKColumn(1, (1,), 2**31, "q8")
+    largest = {"ids_NK": torch.tensor([[2**31 - 1]]), "logprobs_NK": torch.zeros(1, 1), "log_z_NT": torch.empty(1, 0)}
+    assert column.decode(column.encode(largest))["ids_NK"].item() == 2**31 - 1
+
+
+def test_packed_ids_beyond_the_vocabulary_are_refused() -> None:
+    column = TopKColumn(4, (1,), 97, "q8")
+    records = column.encode(random_tensors(column, 2))
+    records[1, :2] = 255
+    with pytest.raises(CacheError, match="127, beyond its vocabulary"):
+        column.decode(records)
 
 
 def test_a_float16_codec_that_truncates_instead_of_rounding_is_refused() -> None:
@@ -179,8 +222,8 @@ def test_impossible_columns_are_refused(build: object, reason: str) -> None:
 
 
 def test_unknown_kinds_and_settings_are_refused() -> None:
-    with pytest.raises(CacheError, match="sampled"):
-        column_from_spec({"kind": "sampled", "n": 12})
+    with pytest.raises(CacheError, match="polynomial"):
+        column_from_spec({"kind": "polynomial", "n": 12})
     with pytest.raises(CacheError, match="not understood"):
         column_from_spec({"kind": "final_hidden", "width": 8, "colour": "red"})
 

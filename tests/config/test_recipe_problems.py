@@ -127,8 +127,9 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
         ("students.S1.adapter={kind: lora, dropuot: 0}", "students.S1.adapter.dropuot",
          "unknown key; did you mean dropout?"),
         ("students.S1.shrink.layer=3", "students.S1.shrink.layer", "unknown key; did you mean layers?"),
-        ("signals=[{kind: topk, K: 5}]", "signals.0.K", "unknown key; expected one of kind, k, temperatures"),
-        ("signals=[{k: 5}]", "signals.0", "has no kind; expected kind: final_hidden, topk"),
+        ("signals=[{kind: topk, K: 5}]", "signals.0.K", "unknown key; expected one of kind, k, temperatures, dtype"),
+        ("signals=[{k: 5}]", "signals.0",
+         "has no kind; expected kind: final_hidden, topk, sampled, hidden, pooled, sequences"),
         ("students.S1.revision=main", "students.S1.revision",
          "belongs to a `model`, and none is given here; the teacher has its own revision"),
         ("methods.KD1=logit", "methods.KD1", "found 'logit', expected a mapping"),
@@ -153,7 +154,7 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
          "differs from 'S1' only by upper and lower case; some disks cannot tell them apart"),
         ("teacher.adapt={task: urgenzy}", "teacher.adapt.task", "'urgenzy' is not in `tasks`; did you mean urgency?"),
         ("signals=[{kind: final_hidden}, {kind: final_hidden, dtype: fp32}]", "signals.1.kind",
-         "'final_hidden' is listed twice; one entry with the larger k serves both"),
+         "'final_hidden' is listed twice; one entry is enough"),
     ],
 )  # fmt: skip
 def test_one_wrong_setting_gives_one_problem_at_its_path(override: str, path: str, message: str):
@@ -239,6 +240,58 @@ def test_a_temperature_that_topk_keeps_is_accepted(temperature: int):
     recipe = load(OWN_FILE, TOPK, "methods.KD1.signal=topk", f"methods.KD1.temperature={temperature}").recipe
 
     check_capabilities(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "message"),
+    [
+        ("signals=[{kind: topk}, {kind: topk, k: 8}]", "signals.1.kind",
+         "'topk' is listed twice; one entry with the larger k serves both"),
+        ("signals=[{kind: final_hidden}, {kind: hidden}]", "signals.1", "expected either `layers` or `stride`"),
+        ("signals=[{kind: final_hidden}, {kind: pooled, layers: [1], stride: 4}]", "signals.1",
+         "expected either `layers` or `stride`"),
+        ("signals=[{kind: final_hidden}, {kind: hidden, layers: [1, 2, 1]}]", "signals.1.layers",
+         "a layer occurs twice in [1, 2, 1]"),
+        ("signals=[{kind: final_hidden}, {kind: hidden, layers: []}]", "signals.1.layers",
+         "found an empty list, expected at least 1 of them"),
+        ("signals=[{kind: final_hidden}, {kind: hidden, layers: [-1]}]", "signals.1.layers.0",
+         "found -1, expected a number from 0"),
+        ("signals=[{kind: final_hidden}, {kind: hidden, stride: 4, token_subset_ratio: 0}]",
+         "signals.1.token_subset_ratio", "found 0, expected a number above 0"),
+        ("signals=[{kind: final_hidden}, {kind: hidden, stride: 4, dtype: int4}]", "signals.1.dtype",
+         "found 'int4'; did you mean int8?"),
+        ("signals=[{kind: final_hidden}, {kind: sampled, draws: 0}]", "signals.1.draws",
+         "found 0, expected a number from 1"),
+        ("signals=[{kind: final_hidden}, {kind: sampled}, {kind: sampled}]", "signals.2.kind",
+         "'sampled' is listed twice; one entry takes several temperatures"),
+    ],
+)  # fmt: skip
+def test_a_signal_that_cannot_be_is_refused(override: str, path: str, message: str):
+    found = problems(OWN_FILE, "methods.KD1.signal=topk" if "topk" in override else "seeds.selection=7", override)
+    assert {where: text for where, text in found.items() if "signals" in where} == {f"command line: {path}": message}
+
+
+SAMPLED = "signals=[{kind: sampled, temperatures: [2, 4]}]"
+
+
+def test_a_method_reads_draws_at_their_own_temperatures_only():
+    for temperature in (2, 4):
+        check_capabilities(
+            load(OWN_FILE, SAMPLED, "methods.KD1.signal=sampled", f"methods.KD1.temperature={temperature}").recipe
+        )
+    assert problems(OWN_FILE, SAMPLED, "methods.KD1.signal=sampled", "methods.KD1.temperature=1") == {
+        "command line: methods.KD1.temperature": "temperature 1 has no draws in the sampled signal, which has them for "
+        "2, 4; add it to the signal's temperatures, or read final_hidden"
+    }
+
+
+@pytest.mark.parametrize("kind", ["hidden", "pooled"])
+def test_a_token_loss_on_hidden_states_is_refused(kind: str):
+    signals = f"signals=[{{kind: final_hidden}}, {{kind: {kind}, stride: 2}}]"
+    assert problems(OWN_FILE, signals, f"methods.KD1.signal={kind}") == {
+        "command line: methods.KD1.signal": f"{kind!r} holds hidden states, which forward_kl does not read; name "
+        "final_hidden, topk or sampled"
+    }
 
 
 def test_what_the_losses_do_not_define_is_refused_with_the_method(monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ import torch
 from tutelage.errors import CapabilityError, DataError, NumericsError
 from tutelage.evaluate import choices, fidelity
 from tutelage.teacher.live import LiveTeacher
-from tutelage.types import ClassScores, StudentRow
+from tutelage.types import ClassScores, Sampled, StudentRow
 
 OPTIONS = {"pad_id": 0, "token_budget": 64, "device": "cpu"}
 KINDS = [{"kind": "dense"}, {"kind": "final_hidden"}, {"kind": "topk", "k": 8}]
@@ -93,6 +93,16 @@ def test_a_signal_without_a_token_distribution_is_refused(model, rows):
 
     with pytest.raises(CapabilityError, match="found ClassScores"):
         fidelity(model, rows, Scores(), **OPTIONS)
+
+
+def test_samples_are_refused_with_the_reason(model, rows):
+    class Samples:
+        def signal(self, batch):
+            one_N1 = torch.ones(batch.num_targets, 1)
+            return Sampled(one_N1.long(), one_N1, -one_N1, temperature=1.0, vocab_size=61)
+
+    with pytest.raises(CapabilityError, match=r"found Sampled.*final_hidden or topk: samples estimate"):
+        fidelity(model, rows, Samples(), **OPTIONS)
 
 
 def test_a_kl_that_is_not_finite_is_an_error_that_names_rows(make_model, rows):

@@ -3,6 +3,7 @@
 In: (source, signal, divergence). Out: student tensors, a teacher signal at chosen temperatures, a way to run a path.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,11 @@ from loss_oracles import ORACLES, head_logits
 from torch import Tensor
 
 from tutelage.losses import CAPABILITIES, LOSSES, HeadLosses, head_losses
-from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, TopK
+from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, Sampled, TopK
 
 Implementation = Callable[..., HeadLosses]  # (hidden, head, labels, signal, *, terms)
 STORED_TEMPERATURES = (1.0, 2.0, 4.0)
+NUM_DRAWS, HEAD_K = 6, 2
 CHUNK = 3  # does not divide N: the last chunk is shorter
 
 
@@ -34,6 +36,33 @@ def top_k_of(logits: Tensor, k: int, temperatures) -> TopK:
     values, ids = logprobs.topk(k)
     log_z = {float(t): torch.logsumexp(logprobs / t, dim=-1) for t in temperatures}
     return TopK(ids, values, log_z, logits.shape[1])
+
+
+def samples_of(logits: Tensor, temperature: float, *, seed: int = 0, head_k: int = HEAD_K) -> Sampled:
+    """Keep an exact head of ``head_k`` ids and draw ``NUM_DRAWS`` more from the rest; what is not filled is padding.
+
+    An id is drawn by its rank, so that renaming the vocabulary renames the draws and changes nothing else.
+    """
+    num_positions, num_ids = logits.shape
+    draw = torch.Generator().manual_seed(seed)
+    logprobs, ids = torch.log_softmax(logits.double() / temperature, dim=-1).sort(dim=-1, descending=True)
+    width = min(head_k + NUM_DRAWS, num_ids)
+    out_ids = torch.zeros(num_positions, width, dtype=torch.int64)
+    weights, out_logprobs = (torch.zeros(num_positions, width, dtype=torch.float64) for _ in range(2))
+    uniform = torch.rand(num_positions, NUM_DRAWS, generator=draw, dtype=torch.float64)
+    for n in range(num_positions):
+        tail = logprobs[n].exp()
+        tail[:head_k] = 0.0
+        ranks = torch.searchsorted(tail.cumsum(0), uniform[n] * tail.sum(), right=True) if head_k < num_ids else []
+        drawn = Counter(int(rank) for rank in ranks)
+        kept = list(range(min(head_k, num_ids))) + sorted(drawn)
+        out_ids[n, : len(kept)] = ids[n, kept]
+        out_logprobs[n, : len(kept)] = logprobs[n, kept]
+        exact = logprobs[n, :head_k].exp()
+        counts = torch.tensor([drawn[rank] for rank in sorted(drawn)], dtype=torch.float64)
+        weights[n, : len(kept)] = torch.cat([exact, counts * tail.sum() / NUM_DRAWS])
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return Sampled(out_ids, weights.to(wide), out_logprobs.to(wide), temperature, num_ids)
 
 
 @dataclass(frozen=True)
@@ -61,6 +90,16 @@ class Case:
             teacher_hidden=self.teacher_hidden[:num_positions],
             teacher_head=cut(self.teacher_head),
             k=min(self.k, num_ids // 2),
+        )
+
+    def repeated(self, times: int) -> "Case":
+        """Give the case with every position ``times`` over."""
+
+        def tile(tensor: Tensor) -> Tensor:
+            return tensor.repeat(times, *[1] * (tensor.ndim - 1))
+
+        return replace(
+            self, hidden=tile(self.hidden), labels=tile(self.labels), teacher_hidden=tile(self.teacher_hidden)
         )
 
     @property
@@ -94,13 +133,17 @@ class Case:
     def terms(self, temperature: float = 1.0, weight: float = 1.0) -> list[LossTerm]:
         return [LossTerm(self.divergence, weight, temperature)]
 
-    def signal(self, temperatures=STORED_TEMPERATURES, k: int | None = None):
+    def signal(self, temperatures=STORED_TEMPERATURES, k: int | None = None, *, at: float = 1.0):
+        """Give the teacher's signal for a loss at temperature ``at``; only draws depend on it."""
         if self.signal_kind == "none":
             return None
         if self.signal_kind == "dense":
             return DenseLogits(self.teacher_logits)
         if self.signal_kind == "final_hidden":
             return FinalHidden(self.teacher_hidden, self.teacher_head)
+        if self.signal_kind == "sampled":
+            # float64 logits first: rounding must not move a draw to another id
+            return in_dtype(samples_of(self.to(torch.float64).teacher_logits, at), self.hidden.dtype)
         if self.source == "served":
             temperatures = ()
         return top_k_of(self.teacher_logits, k or self.k, temperatures)
@@ -127,8 +170,20 @@ class Case:
         student = _oracle_logits(self.hidden, self.head)
         teacher = _oracle_logits(self.teacher_hidden, self.teacher_head)
         kept = torch.as_tensor(teacher).topk(self.k).indices.tolist()
+        if self.signal_kind == "sampled":
+            signal = self.to(torch.float64).signal(at=temperature)
+            kept = [
+                list(zip(*row, strict=True))
+                for row in zip(signal.ids_NK.tolist(), signal.weights_NK.tolist(), strict=True)
+            ]
         oracle = ORACLES[self.divergence, self.signal_kind]
         return oracle(student, self.labels.tolist(), teacher, kept, temperature)
+
+
+def in_dtype(signal: Sampled, dtype: torch.dtype) -> Sampled:
+    """Give the signal as a cache would beside a student in ``dtype``: float32, or float64."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return replace(signal, weights_NK=signal.weights_NK.to(wide), logprobs_NK=signal.logprobs_NK.to(wide))
 
 
 def _oracle_logits(hidden: Tensor, head: OutputHead):

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from loss_cases import PATHS, STORED_TEMPERATURES, Case, Implementation, gradients
+from loss_cases import PATHS, STORED_TEMPERATURES, Case, Implementation, gradients, samples_of
 from torch.testing import assert_close
 
 from tutelage.align import logit_indices
 from tutelage.losses import dense_forward_kl
-from tutelage.types import DenseLogits, FinalHidden, OutputHead, TopK
+from tutelage.types import DenseLogits, FinalHidden, OutputHead, Sampled, TopK
 
 # bfloat16 keeps 8 bits, so the head's product rounds each logit by up to 2^-9 of its size.
 BF16_VALUE_TOLERANCE = 0.02  # relative
 BF16_MIN_COSINE = 0.999  # gradient with respect to the hidden states
+NUM_REPEATS = 256  # draws behind a mean
 
 
 def run(case: Case, implementation: Implementation, *, temperature=1.0, signal=None, weight=1.0):
-    signal = case.signal() if signal is None else signal
+    signal = case.signal(at=temperature) if signal is None else signal
     return implementation(case.hidden, case.head, case.labels, signal, terms=case.terms(temperature, weight))
 
 
@@ -39,7 +40,7 @@ def check_oracle(case, implementation):
 def check_fixed_point(case, implementation):
     case = case.equal_teacher()
     for temperature in case.temperatures:
-        total, grads = gradients(case, implementation, case.signal(), case.terms(temperature))
+        total, grads = gradients(case, implementation, case.signal(at=temperature), case.terms(temperature))
         assert abs(total.item()) < 1e-12, total
         for grad in grads:
             assert grad.abs().max() < 1e-12, grad
@@ -50,11 +51,10 @@ def check_gradcheck(case, implementation):
     weight, bias = case.head.weight_VD, case.head.bias_V
     leaves = [case.hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
     leaves += [] if bias is None else [bias.clone().requires_grad_()]
-    signal = case.signal()
     for temperature in {case.temperatures[0], case.temperatures[-1]}:
-        terms = case.terms(temperature)
+        signal, terms = case.signal(at=temperature), case.terms(temperature)
 
-        def objective(hidden, weight, bias=None, terms=terms):
+        def objective(hidden, weight, bias=None, signal=signal, terms=terms):
             head = replace(case.head, weight_VD=weight, bias_V=bias)
             return implementation(hidden, head, case.labels, signal, terms=terms).objective.total
 
@@ -62,9 +62,9 @@ def check_gradcheck(case, implementation):
 
 
 def check_detached_teacher(case, implementation):
-    signal, tensors = _require_gradients(case.signal())
-    assert tensors, "there is no teacher"
     for temperature in case.temperatures:
+        signal, tensors = _require_gradients(case.signal(at=temperature))
+        assert tensors, "there is no teacher"
         hidden = case.hidden.clone().requires_grad_()
         losses = implementation(hidden, case.head, case.labels, signal, terms=case.terms(temperature))
         losses.objective.total.backward()
@@ -91,6 +91,8 @@ def _require_gradients(signal):
     elif isinstance(signal, TopK):
         log_z = {t: leaf(values) for t, values in signal.log_z_N.items()}
         signal = TopK(signal.ids_NK, leaf(signal.logprobs_NK), log_z, signal.vocab_size)
+    elif isinstance(signal, Sampled):
+        signal = replace(signal, weights_NK=leaf(signal.weights_NK), logprobs_NK=leaf(signal.logprobs_NK))
     return signal, tensors
 
 
@@ -103,6 +105,9 @@ def rows_of(signal, index):
     if isinstance(signal, TopK):
         log_z = {t: values[index] for t, values in signal.log_z_N.items()}
         return TopK(signal.ids_NK[index], signal.logprobs_NK[index], log_z, signal.vocab_size)
+    if isinstance(signal, Sampled):
+        parts = (part[index] for part in (signal.ids_NK, signal.weights_NK, signal.logprobs_NK))
+        return Sampled(*parts, signal.temperature, signal.vocab_size)
     return None
 
 
@@ -111,7 +116,8 @@ def check_split_invariance(case, implementation):
     targets_per_row = [2, 0, 3, 1, 0, 0, 1, 0]
     assert sum(targets_per_row) == len(case.labels), "the case has one position per target"
     edges = np.concatenate([[0], np.cumsum(targets_per_row)])
-    temperature, signal, step = case.temperatures[-1], case.signal(), {}
+    temperature, step = case.temperatures[-1], {}
+    signal = case.signal(at=temperature)
     for num_micro_batches in (1, 2, 4):
         rows = 8 // num_micro_batches
         weight = case.head.weight_VD.clone().requires_grad_()
@@ -161,8 +167,10 @@ def check_permutation(case, implementation):
 
     renamed = replace(case, head=rename(case.head), teacher_head=rename(case.teacher_head), labels=new_id[case.labels])
     for temperature in case.temperatures:
-        expected, grads = gradients(case, implementation, case.signal(), case.terms(temperature))
-        total, renamed_grads = gradients(renamed, implementation, renamed.signal(), case.terms(temperature))
+        expected, grads = gradients(case, implementation, case.signal(at=temperature), case.terms(temperature))
+        total, renamed_grads = gradients(
+            renamed, implementation, renamed.signal(at=temperature), case.terms(temperature)
+        )
         assert_close(total, expected, rtol=1e-12, atol=1e-12)
         assert_close(renamed_grads[0], grads[0], rtol=1e-9, atol=1e-11)
         assert_close(renamed_grads[1], grads[1][old_id], rtol=1e-9, atol=1e-11)
@@ -208,9 +216,9 @@ def check_empty(case, implementation):
 def check_bf16(case, implementation):
     low = case.to(torch.bfloat16)
     for temperature in case.temperatures:
-        total, grads = gradients(low, implementation, low.signal(), low.terms(temperature))
+        total, grads = gradients(low, implementation, low.signal(at=temperature), low.terms(temperature))
         double = low.to(torch.float64)
-        _, expected = gradients(double, PATHS["plain"], double.signal(), double.terms(temperature))
+        _, expected = gradients(double, PATHS["plain"], double.signal(at=temperature), double.terms(temperature))
         assert total.dtype == torch.float32
         assert grads[0].dtype == torch.bfloat16
         assert_close(total.item(), low.oracle(temperature), rtol=BF16_VALUE_TOLERANCE, atol=0.0)
@@ -224,8 +232,8 @@ def check_fused(case, implementation):
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
         typed = case.to(dtype)
         for temperature in case.temperatures:
-            ours = gradients(typed, implementation, typed.signal(), typed.terms(temperature, weight=0.7))
-            theirs = gradients(typed, other, typed.signal(), typed.terms(temperature, weight=0.7))
+            ours = gradients(typed, implementation, typed.signal(at=temperature), typed.terms(temperature, weight=0.7))
+            theirs = gradients(typed, other, typed.signal(at=temperature), typed.terms(temperature, weight=0.7))
             assert_close(ours[0], theirs[0], rtol=tolerance, atol=tolerance)
             for our_grad, their_grad in zip(ours[1], theirs[1], strict=True):
                 assert_close(our_grad, their_grad, rtol=tolerance, atol=tolerance * 10)
@@ -233,14 +241,16 @@ def check_fused(case, implementation):
 
 def check_temperature_scale(case, implementation):
     """Doubling a large T leaves the gradient's size; without T**2 it would fall to a quarter."""
-    signal = case.signal(temperatures=(32.0, 64.0))
-    norms = [gradients(case, implementation, signal, case.terms(t))[1][0].norm() for t in (32.0, 64.0)]
+    norms = []
+    for temperature in (32.0, 64.0):
+        signal = case.signal(temperatures=(32.0, 64.0), at=temperature)
+        norms.append(gradients(case, implementation, signal, case.terms(temperature))[1][0].norm())
     assert 0.8 < norms[1] / norms[0] < 1.25, norms
 
 
 def check_dense_equality(case, implementation):
     for temperature in (1.0, 2.0, 4.0, 8.0):
-        signal = case.signal(temperatures=(1.0, 2.0, 4.0, 8.0))
+        signal = case.signal(temperatures=(1.0, 2.0, 4.0, 8.0), at=temperature)
         _expect_dense(case, run(case, implementation, temperature=temperature, signal=signal), temperature)
 
 
@@ -258,8 +268,27 @@ def _expect_dense(case, losses, temperature):
 
 
 def check_any_temperature(case, implementation):
+    signal = case.signal()
     for temperature in (*STORED_TEMPERATURES, 0.5, 1.7):
-        assert run(case, implementation, temperature=temperature).objective.total.isfinite()
+        assert run(case, implementation, temperature=temperature, signal=signal).objective.total.isfinite()
+
+
+def check_unbiased(case, implementation):
+    """The gradient's mean over many independent draws is the dense one's; weights that are p_T give it at once."""
+    assert case.compares_with_teacher, "there is no teacher"
+    many = case.repeated(NUM_REPEATS)
+    for temperature in case.temperatures:
+        terms = case.terms(temperature)
+        _, dense = gradients(case, PATHS["plain"], DenseLogits(case.teacher_logits), terms)
+        _, grads = gradients(many, implementation, many.signal(at=temperature), terms)
+        draws = grads[0].reshape(NUM_REPEATS, *case.hidden.shape)
+        error = draws.std(dim=0) / NUM_REPEATS**0.5
+        assert ((draws.mean(dim=0) - dense[0]).abs() <= 4 * error + 1e-12).all()
+        if case.signal_kind == "sampled":
+            exact = samples_of(case.teacher_logits, temperature, head_k=len(case.head.weight_VD))
+            _expect_dense(case, run(case, implementation, temperature=temperature, signal=exact), temperature)
+            for ours, theirs in zip(gradients(case, implementation, exact, terms)[1], dense, strict=True):
+                assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}

@@ -15,7 +15,7 @@ def by_name(results):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_passes_its_proofs(family, dtype):
     results = by_name(prove_model(tiny_model(family).to(dtype), tiny_tokenizer()))
-    assert list(results) == ["head", "packed", "isolated", "padded", "vocabulary"]
+    assert list(results) == ["head", "packed", "isolated", "padded", "layers", "vocabulary"]
     assert all(result.passed for result in results.values()), results
 
 
@@ -113,6 +113,22 @@ def test_a_layout_that_raises_fails_only_its_own_proof(monkeypatch):
     assert results["head"].passed
     assert results["packed"].detail == "not supported by this model: ValueError: position_ids are not supported"
     assert not results["isolated"].passed
+
+
+def test_a_wrong_layer_number_is_found_and_stops_nobody_who_reads_no_layers(monkeypatch):
+    monkeypatch.setattr(probe, "compare_taps", lambda model, batch: "hidden states after layer 1 differ")
+    result = by_name(prove_model(tiny_model(), None))["layers"]
+    assert not result.passed
+    assert not result.required
+    assert all(other.required for other in prove_model(tiny_model(), None) if other.name != "layers")
+
+
+def test_a_model_whose_layers_cannot_be_addressed_fails_only_that_line():
+    model = tiny_model()
+    model.config.num_hidden_layers = 3  # so that no list of layers fits
+    results = by_name(prove_model(model, None))
+    assert "cannot be addressed" in results["layers"].detail
+    assert results["head"].passed
 
 
 def test_a_tokenizer_with_ids_beyond_the_embeddings_is_found():

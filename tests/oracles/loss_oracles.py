@@ -67,10 +67,20 @@ def forward_kl_buckets(student_logits, labels, teacher_logits, kept_ids, tempera
     return temperature**2 * math.fsum(sums)
 
 
+def forward_kl_samples(student_logits, labels, teacher_logits, drawn, temperature) -> float:
+    """Sum T^2 w (log p - log q) over drawn entries ``(id, weight)``; an entry of weight 0 is padding."""
+    sums = []
+    for student, teacher, entries in zip(student_logits, teacher_logits, drawn, strict=True):
+        log_p, log_q = log_softmax(teacher, temperature), log_softmax(student, temperature)
+        sums += [weight * (log_p[i] - log_q[i]) for i, weight in entries if weight > 0]
+    return temperature**2 * math.fsum(sums)
+
+
 # Keyed by divergence and signal: a loss or a capability without an entry fails a contract test.
 ORACLES = {
     ("cross_entropy", "none"): cross_entropy,
     ("forward_kl", "dense"): forward_kl_dense,
     ("forward_kl", "final_hidden"): forward_kl_dense,
     ("forward_kl", "topk"): forward_kl_buckets,
+    ("forward_kl", "sampled"): forward_kl_samples,
 }

@@ -82,7 +82,7 @@ def test_students_get_files_of_their_own(experiment, tmp_path, monkeypatch):
     untrained = tuple(run for run in experiment.runs if run.seed is None)
     other = [replace(run, record=run.record | {"student": "S2", "run_id": "u2"}) for run in untrained if run.student]
     both = replace(experiment, runs=(*untrained, *other), trials=())
-    monkeypatch.setattr("tutelage.report.build.collect", lambda folder, run_ids: both)
+    monkeypatch.setattr("tutelage.report.build.collect", lambda folder, **_: both)
     built = build_report(tmp_path, question="q", command="c")
     names = {path.name for path in (built.page.parent / "tables").iterdir()}
     assert {"sentiment-S1-main.csv", "sentiment-S2-main.csv"} <= names
@@ -123,7 +123,5 @@ def test_question_of_the_recipe_is_asked_when_none_is_given(experiment, tmp_path
     runs = tuple(
         replace(run, provenance={**run.provenance, "recipe": recipe}) for run in experiment.runs if run.seed is None
     )
-    monkeypatch.setattr(
-        "tutelage.report.build.collect", lambda folder, run_ids: replace(experiment, runs=runs, trials=())
-    )
+    monkeypatch.setattr("tutelage.report.build.collect", lambda folder, **_: replace(experiment, runs=runs, trials=()))
     assert build_report(tmp_path, question="", command="c").summary["question"] == ("What is left?" if recorded else "")

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,19 @@ import torch
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, batch_of, dense_logprobs, teacher_rows, tiny_llama
 from transformers import LlamaForCausalLM
 
-from tutelage.cache import CacheReader, ClassScoresColumn, FinalHiddenColumn, TopKColumn, verify_cache
+from tutelage.cache import (
+    CacheReader,
+    ClassScoresColumn,
+    FinalHiddenColumn,
+    HiddenColumn,
+    PooledColumn,
+    SampledColumn,
+    TopKColumn,
+    verify_cache,
+)
+from tutelage.cache.column import Column
 from tutelage.cache.layout import PAYLOAD, column_folder, shard_folders
-from tutelage.errors import AlignmentError, DiskError, LockedError, NumericsError, PreemptedError
+from tutelage.errors import AlignmentError, DiskError, NumericsError, PreemptedError
 from tutelage.store import MANIFEST, folder_lock, read_manifest
 from tutelage.teacher import CachedTeacher, TeachReport, teach
 from tutelage.types import TeacherRow
@@ -260,6 +271,110 @@ def test_a_disk_too_small_for_the_forecast_is_refused_before_any_work(
     assert written <= needed[0] <= 2 * written + 40_000
 
 
-def test_a_second_writer_of_one_cache_is_refused(tmp_path: Path, teacher_model: LlamaForCausalLM) -> None:
-    with folder_lock(tmp_path / FINGERPRINT), pytest.raises(LockedError, match="in use"):
-        run(teacher_model, teacher_rows(3), tmp_path)
+SAMPLED = SampledColumn(6, 1.0, 0, VOCAB_SIZE)
+STATES = HiddenColumn(1, 32, "fp32", 0.25)
+POOLED = PooledColumn(2, 32, "fp32")
+
+
+class CountingTeacher:
+    """Counts the rows that go through a model."""
+
+    def __init__(self, model: LlamaForCausalLM, patch: pytest.MonkeyPatch) -> None:
+        self.num_rows = 0
+        decoder, forward = model.get_decoder(), model.get_decoder().forward
+
+        def counting(*args: object, **kwargs: Any) -> object:
+            self.num_rows += len(kwargs["input_ids"])
+            return forward(*args, **kwargs)
+
+        patch.setattr(decoder, "forward", counting)
+
+
+@pytest.mark.parametrize(
+    "column", [SAMPLED, POOLED, TopKColumn(8, (4,), VOCAB_SIZE), TopKColumn(12, (1, 2), VOCAB_SIZE)]
+)
+def test_a_new_signal_temperature_or_larger_k_leaves_what_is_stored_alone(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, column: Column
+) -> None:
+    rows = teacher_rows(10)
+    before = run(teacher_model, rows, tmp_path).digests
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.bin")}
+    report = run(teacher_model, rows, tmp_path, columns=[HIDDEN, TOPK, column])
+    assert report.computed == 10
+    # of a column that the new one serves nothing more is written
+    assert all(report.digests.get(name, digest) == digest for name, digest in before.items())
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert run(teacher_model, rows, tmp_path, columns=[HIDDEN, TOPK, column]).computed == 0
+    together = run(teacher_model, rows, tmp_path / "together", columns=[HIDDEN, TOPK, column])
+    assert together.digests == report.digests
+
+
+def test_a_second_temperature_of_samples_is_a_column_of_its_own(
+    tmp_path: Path, teacher_model: LlamaForCausalLM
+) -> None:
+    rows = teacher_rows(10)
+    first = run(teacher_model, rows, tmp_path, columns=[SAMPLED])
+    hot = SampledColumn(6, 2.0, 0, VOCAB_SIZE)
+    both = run(teacher_model, rows, tmp_path, columns=[SAMPLED, hot])
+    assert both.computed == 10
+    assert both.digests[SAMPLED.name] == first.digests[SAMPLED.name]
+    assert run(teacher_model, rows, tmp_path, columns=[hot]).computed == 0
+
+
+def test_a_limited_run_later_extended_to_the_full_set_recomputes_nothing(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = teacher_rows(20), [HIDDEN, TOPK, SAMPLED, STATES, POOLED]
+    run(teacher_model, rows[:9], tmp_path, columns=columns)
+    payloads = {path: path.read_bytes() for path in tmp_path.rglob(PAYLOAD)}
+    counting = CountingTeacher(teacher_model, monkeypatch)
+    report = run(teacher_model, rows, tmp_path, columns=columns)
+    probes = 2  # the rows of the proof that layers are numbered right, of this call and the next
+    assert (report.computed, report.reused, counting.num_rows) == (11, 9, 11 + probes // 2)
+    assert {path: path.read_bytes() for path in payloads} == payloads
+    assert run(teacher_model, rows, tmp_path, columns=columns).computed == 0
+    assert counting.num_rows == 11 + probes
+    for column in columns:
+        reader = CacheReader(tmp_path, FINGERPRINT, column)
+        reader.read([row.key for row in rows], [column.positions_of(row) for row in rows])
+
+
+def test_new_positions_of_a_row_do_not_touch_its_hidden_states(tmp_path: Path, teacher_model: LlamaForCausalLM) -> None:
+    rows = [TeacherRow(row.ids, np.array([0])) for row in teacher_rows(6)]
+    run(teacher_model, rows, tmp_path, columns=[TOPK, STATES, POOLED])
+    wider = [TeacherRow(row.ids, np.array([0, 1])) for row in rows]
+    run(teacher_model, wider, tmp_path, columns=[TOPK, STATES, POOLED])
+    assert len(shard_folders(column_folder(tmp_path, FINGERPRINT, TOPK))) == 2
+    assert len(shard_folders(column_folder(tmp_path, FINGERPRINT, STATES))) == 1
+    assert len(shard_folders(column_folder(tmp_path, FINGERPRINT, POOLED))) == 1
+
+
+def test_a_larger_share_of_tokens_serves_a_smaller_one(tmp_path: Path, teacher_model: LlamaForCausalLM) -> None:
+    rows = teacher_rows(6)
+    run(teacher_model, rows, tmp_path, columns=[HiddenColumn(1, 32, "fp32", 0.6)])
+    assert run(teacher_model, rows, tmp_path, columns=[STATES]).computed == 0
+    signal = CachedTeacher(tmp_path, FINGERPRINT, STATES).signal(batch_of(rows))
+    assert [len(tokens) for tokens in signal.tokens] == [max(1, round(len(row.ids) / 4)) for row in rows]
+    assert run(teacher_model, rows, tmp_path, columns=[HiddenColumn(1, 32, "fp32", 0.6, 1)]).computed == 6
+
+
+def test_the_forecast_holds_for_every_kind_of_signal(
+    tmp_path: Path, teacher_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(
+        importlib.import_module("tutelage.teacher.teach"), "require_free_space", lambda path, size: needed.append(size)
+    )
+    report = run(teacher_model, teacher_rows(20), tmp_path, columns=[TOPK, SAMPLED, STATES, POOLED])
+    assert report.bytes <= needed[0] <= 2 * report.bytes + 60_000
+
+
+def test_a_second_process_waits_while_the_first_plans_and_can_be_stopped_then(
+    tmp_path: Path, teacher_model: LlamaForCausalLM
+) -> None:
+    asked = iter([False, True])
+    with folder_lock(tmp_path / FINGERPRINT / ".claims" / "planning"), pytest.raises(PreemptedError, match="waiting"):
+        run(teacher_model, teacher_rows(3), tmp_path, should_stop=lambda: next(asked))
+    assert not list(tmp_path.rglob(PAYLOAD))
+    assert verify_cache(tmp_path, FINGERPRINT) == []
+    assert run(teacher_model, teacher_rows(3), tmp_path).computed == 3

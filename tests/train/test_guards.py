@@ -14,7 +14,7 @@ from tutelage.train import loop
 from tutelage.train.guards import check_rows, check_signal, name_some
 from tutelage.train.module import DistillationModule
 from tutelage.train.optimizer import optimizer_tensors
-from tutelage.types import ClassScores, DenseLogits, FinalHidden, LossTerm, TopK
+from tutelage.types import ClassScores, DenseLogits, FinalHidden, LossTerm, Sampled, TopK
 
 BAD_STEP = 3
 
@@ -170,14 +170,23 @@ def signals(batch, num_positions):
         "dense": DenseLogits(torch.randn(num_positions, 61)),
         "final_hidden": FinalHidden(torch.randn(num_positions, 24), head),
         "topk": TopK(torch.arange(5).repeat(num_positions, 1), logprobs_NK, {2.0: torch.randn(num_positions)}, 61),
+        "sampled": Sampled(
+            torch.arange(5).repeat(num_positions, 1),
+            torch.full((num_positions, 5), 0.2),
+            logprobs_NK,
+            temperature=1.0,
+            vocab_size=61,
+        ),
     }
 
 
 def values_of(signal):
-    return {DenseLogits: "logits_NU", FinalHidden: "hidden_NE", TopK: "logprobs_NK"}[type(signal)]
+    return {DenseLogits: "logits_NU", FinalHidden: "hidden_NE", TopK: "logprobs_NK", Sampled: "logprobs_NK"}[
+        type(signal)
+    ]
 
 
-@pytest.mark.parametrize("kind", ["dense", "final_hidden", "topk"])
+@pytest.mark.parametrize("kind", ["dense", "final_hidden", "topk", "sampled"])
 def test_bad_positions_are_traced_to_their_rows(kind):
     rows = tiny_rows(6)
     batch = collate(rows, pad_id=PAD)
@@ -197,6 +206,17 @@ def test_a_normaliser_that_is_not_finite_is_found_too():
         check_signal(signal, batch, step=1)
 
 
+def test_the_padding_of_samples_may_hold_anything_but_a_weight_may_not():
+    batch = collate(tiny_rows(6), pad_id=PAD)
+    signal = signals(batch, batch.num_targets)["sampled"]
+    signal.weights_NK[:, 4] = 0
+    signal.logprobs_NK[:, 4] = float("nan")
+    check_signal(signal, batch, step=1)
+    signal.weights_NK[0, 1] = float("nan")
+    with pytest.raises(NumericsError, match=r"rows row/0\."):
+        check_signal(signal, batch, step=1)
+
+
 def test_dense_logits_may_be_minus_infinity_where_the_vocabulary_is_padded():
     batch = collate(tiny_rows(6), pad_id=PAD)
     signal = signals(batch, batch.num_targets)["dense"]
@@ -204,7 +224,7 @@ def test_dense_logits_may_be_minus_infinity_where_the_vocabulary_is_padded():
     check_signal(signal, batch, step=1)
 
 
-@pytest.mark.parametrize("kind", ["dense", "final_hidden", "topk"])
+@pytest.mark.parametrize("kind", ["dense", "final_hidden", "topk", "sampled"])
 def test_a_signal_for_other_positions_is_refused(kind):
     batch = collate(tiny_rows(6), pad_id=PAD)
     with pytest.raises(AlignmentError, match="positions"):

@@ -6,8 +6,10 @@ from tutelage.cache.columns import COLUMNS, column_from_spec
 from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.find import find_column
 from tutelage.cache.fixed import FixedColumn
+from tutelage.cache.hidden import HiddenColumn, PooledColumn
 from tutelage.cache.read import CacheReader, stored_columns
 from tutelage.cache.report import bytes_per_position, covered_mass, require_covered_mass
+from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.teacher_head import read_head, write_head
 from tutelage.cache.topk import TopKColumn
 from tutelage.cache.verify import cache_digest, verify_cache
@@ -20,6 +22,9 @@ __all__ = [
     "Column",
     "FinalHiddenColumn",
     "FixedColumn",
+    "HiddenColumn",
+    "PooledColumn",
+    "SampledColumn",
     "ShardWriter",
     "TopKColumn",
     "bytes_per_position",

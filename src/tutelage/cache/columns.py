@@ -8,13 +8,20 @@ from typing import Any
 from tutelage.cache.class_scores import ClassScoresColumn
 from tutelage.cache.column import Column
 from tutelage.cache.final_hidden import FinalHiddenColumn
+from tutelage.cache.hidden import HiddenColumn, PooledColumn
+from tutelage.cache.sampled import SampledColumn
+from tutelage.cache.sequences import SequencesColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CacheError
 
 COLUMNS: dict[str, type[Column]] = {
     "final_hidden": FinalHiddenColumn,
     "topk": TopKColumn,
+    "sampled": SampledColumn,
     "class_scores": ClassScoresColumn,
+    "hidden": HiddenColumn,
+    "pooled": PooledColumn,
+    "sequences": SequencesColumn,
 }
 
 

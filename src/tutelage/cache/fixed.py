@@ -55,7 +55,10 @@ class FixedColumn(Column):
 
     @override
     def decode_places(self, blocks: Sequence[np.ndarray], counts: np.ndarray, places: np.ndarray) -> TensorDict:
-        return self.decode(self._records(blocks)[places])
+        records = self._records(blocks)
+        if not np.array_equal(places, np.arange(len(records))):  # whole rows are the common case: no copy
+            records = records[places]
+        return self.decode(records)
 
     @override
     def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
@@ -68,7 +71,8 @@ class FixedColumn(Column):
     def _records(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         if not blocks:
             return np.empty((0, self.stride), dtype=np.uint8)
-        return np.concatenate(blocks).reshape(-1, self.stride)
+        whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return whole.reshape(-1, self.stride)
 
 
 def require_dtype(dtype: str, kind: str) -> None:

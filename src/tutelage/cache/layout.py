@@ -50,11 +50,13 @@ def head_folder(root: Path, teacher: str) -> Path:
 
 
 def column_folders(root: Path, teacher: str) -> list[Path]:
-    """List the column folders of a teacher, sorted by name."""
+    """List the column folders of a teacher, sorted by name; folders of locks begin with a dot."""
     folder = teacher_folder(root, teacher)
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != HEAD_FOLDER)
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and path.name != HEAD_FOLDER and path.name[0] != "."
+    )
 
 
 def shard_folders(folder: Path) -> list[Path]:

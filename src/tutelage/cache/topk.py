@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from tutelage.cache.bits import bit_width, pack_records, unpack_records
 from tutelage.cache.column import Column, TensorDict, first_true
-from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, require_dtype, to_bytes
-from tutelage.errors import CapabilityError, NumericsError
+from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, to_bytes
+from tutelage.cache.quantise import LevelCodes, level_codes, restore_levels
+from tutelage.errors import CacheError, CapabilityError, NumericsError
 
 POSITIVE_TOLERANCE = 1e-6  # a float32 log-softmax may end a rounding above 0; it is stored as 0
 MASS_TOLERANCE = 1e-4  # float32 rounding summed over many kept entries
 FP16_RELATIVE_BOUND = 2.0**-11  # half a unit in the last place of a normal float16
 FP16_ABSOLUTE_BOUND = 2.0**-25  # half of the smallest subnormal
+CODE_BITS = {"q8": 8, "q6": 6, "q5": 5, "q4": 4}  # packed layouts: bits of a log-probability
+LEVEL_BYTES = 4  # of a packed position: spread and mass as float16
+TOPK_DTYPES = ("fp32", "fp16", *CODE_BITS)  # the most exact first
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ class TopKColumn(FixedColumn):
         k: Kept entries.
         temperatures: Those at which the signal can be read; sorted floats. T = 1 always can.
         vocab_size: U, the width of the teacher's output head.
-        dtype: Of the log-probabilities: ``fp32`` exact, ``fp16`` within ``2**-11`` of their size.
+        dtype: Of the log-probabilities: ``fp32`` exact, ``fp16`` within ``2**-11`` of their size. ``q8``, ``q6``,
+            ``q5`` and ``q4`` keep the mass of the tail and put the kept log-probabilities into 2**bits equal steps
+            between the largest and the smallest, within about one step (:func:`.quantise.level_codes`); ids then
+            take ``ceil(log2 vocab_size)`` bits.
     """
 
     k: int
@@ -42,10 +50,9 @@ class TopKColumn(FixedColumn):
     kind: ClassVar[str] = "topk"
 
     def __post_init__(self) -> None:
-        require_dtype(self.dtype, self.kind)
-        if self.dtype == "bf16":
-            raise CapabilityError("topk cannot be stored as 'bf16': 8 bits lose log-probabilities. Use fp32 or fp16.")
-        if not 1 <= self.k <= self.vocab_size:
+        if self.dtype not in TOPK_DTYPES:
+            raise CapabilityError(f"topk cannot be stored as {self.dtype!r}. Expected one of {', '.join(TOPK_DTYPES)}.")
+        if not 1 <= self.k <= self.vocab_size <= 2**31:
             raise CapabilityError(
                 f"topk was asked for k = {self.k}, but the teacher's vocabulary has {self.vocab_size} entries. "
                 "Expected 1 <= k <= vocabulary; lower `k`."
@@ -76,11 +83,12 @@ class TopKColumn(FixedColumn):
     @property
     @override
     def parts(self) -> dict[str, int]:
-        return {
-            "ids": self.k * self.id_dtype.itemsize,
-            "values": self.k * DTYPES[self.dtype].itemsize,
-            "log_z": 4 * len(self.stored_temperatures),
-        }
+        if self.dtype in CODE_BITS:
+            ids = -(-self.k * bit_width(self.vocab_size) // 8)
+            values = -(-self.k * CODE_BITS[self.dtype] // 8) + LEVEL_BYTES
+        else:
+            ids, values = self.k * self.id_dtype.itemsize, self.k * DTYPES[self.dtype].itemsize
+        return {"ids": ids, "values": values, "log_z": 4 * len(self.stored_temperatures)}
 
     @property
     @override
@@ -117,22 +125,49 @@ class TopKColumn(FixedColumn):
         Raises:
             NumericsError: If a log-probability does not survive ``dtype`` within its bound.
         """
-        logprobs_NK = tensors["logprobs_NK"].clamp(max=0)
+        logprobs_NK = tensors["logprobs_NK"].detach().cpu().clamp(max=0)
+        log_z = to_bytes(tensors["log_z_NT"], torch.float32)
+        if self.dtype in CODE_BITS:
+            bits = CODE_BITS[self.dtype]
+            coded = level_codes(logprobs_NK.numpy(), bits)
+            ids = pack_records(tensors["ids_NK"].detach().cpu().numpy(), bit_width(self.vocab_size))
+            levels = np.stack([coded.spread_N, coded.mass_N], axis=1).view(np.uint8)
+            return np.concatenate([ids, pack_records(coded.codes_NK, bits), levels, log_z], axis=1)
         values = to_bytes(logprobs_NK, DTYPES[self.dtype])
         if self.dtype == "fp16":
             require_fp16_bound(logprobs_NK, from_bytes(values, torch.float16))
-        ids = to_bytes(tensors["ids_NK"], self.id_dtype)
-        return np.concatenate([ids, values, to_bytes(tensors["log_z_NT"], torch.float32)], axis=1)
+        return np.concatenate([to_bytes(tensors["ids_NK"], self.id_dtype), values, log_z], axis=1)
 
     @override
     def decode(self, records: np.ndarray) -> TensorDict:
         ids_end = self.parts["ids"]
         values_end = ids_end + self.parts["values"]
         return {
-            "ids_NK": from_bytes(records[:, :ids_end], self.id_dtype).to(torch.int64),
-            "logprobs_NK": from_bytes(records[:, ids_end:values_end], DTYPES[self.dtype]).float(),
+            "ids_NK": self._decode_ids(records[:, :ids_end]),
+            "logprobs_NK": self._decode_values(records[:, ids_end:values_end]),
             "log_z_NT": from_bytes(records[:, values_end:], torch.float32),
         }
+
+    def _decode_ids(self, records: np.ndarray) -> Tensor:
+        if self.dtype in CODE_BITS:
+            ids_NK = unpack_records(records, self.k, bit_width(self.vocab_size))
+            if ids_NK.size and int(ids_NK.max()) >= self.vocab_size:
+                raise CacheError(
+                    f"The cache column {self.name} holds the id {int(ids_NK.max())}, beyond its vocabulary: its bytes "
+                    "were changed. Delete the shard and run the teach stage again."
+                )
+            return torch.from_numpy(ids_NK)
+        # numpy widens unsigned integers several times faster than torch
+        stored = np.ascontiguousarray(records).view(f"<u{self.id_dtype.itemsize}")
+        return torch.from_numpy(stored.astype(np.int64))
+
+    def _decode_values(self, records: np.ndarray) -> Tensor:
+        if self.dtype in CODE_BITS:
+            bits = CODE_BITS[self.dtype]
+            spread_N2 = np.ascontiguousarray(records[:, -LEVEL_BYTES:]).view("<f2")
+            codes_NK = unpack_records(records[:, :-LEVEL_BYTES], self.k, bits)
+            return torch.from_numpy(restore_levels(LevelCodes(codes_NK, spread_N2[:, 0], spread_N2[:, 1]), bits))
+        return from_bytes(records, DTYPES[self.dtype]).float()
 
     @override
     def serves(self, wanted: Column) -> bool:
@@ -147,6 +182,8 @@ class TopKColumn(FixedColumn):
     @override
     def narrow(self, tensors: TensorDict, wanted: Column) -> TensorDict:
         assert isinstance(wanted, TopKColumn)
+        if wanted == self:
+            return tensors
         chosen = [self.stored_temperatures.index(temperature) for temperature in wanted.stored_temperatures]
         return {
             "ids_NK": tensors["ids_NK"][:, : wanted.k],
@@ -167,8 +204,9 @@ def require_fp16_bound(logprobs_NK: Tensor, stored_NK: Tensor) -> None:
     Raises:
         NumericsError: If it did not: a log-probability below -65,504.
     """
-    bound_NK = (logprobs_NK.abs().double() * FP16_RELATIVE_BOUND).clamp(min=FP16_ABSOLUTE_BOUND)
-    error_NK = (stored_NK.double() - logprobs_NK.double()).abs()
+    # both are exact in float32: a power of two times a float32, and a difference of neighbours
+    bound_NK = (logprobs_NK.float().abs() * FP16_RELATIVE_BOUND).clamp_(min=FP16_ABSOLUTE_BOUND)
+    error_NK = (stored_NK.float() - logprobs_NK.float()).abs_()
     if not bool((error_NK <= bound_NK).all()):
         raise NumericsError(
             f"The log-probability {float(logprobs_NK.min()):g} does not fit into float16 (error bound 2**-11 of its "

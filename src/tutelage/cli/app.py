@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, load
+from tutelage.cli.cache import cache
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
-from tutelage.cli.terminal import say, warn
+from tutelage.cli.terminal import say
 
 
 class Commands(TyperGroup):
@@ -24,7 +26,6 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
 app = typer.Typer(
     cls=Commands,
     help="Distil a large language model into a small one, and know that it worked.",
@@ -34,17 +35,11 @@ app = typer.Typer(
 )
 runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
 app.add_typer(runs, name="runs")
+app.add_typer(cache, name="cache")
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings that replace the recipe's: train.learning_rate=2e-5", metavar="PATH=VALUE"),
-]
-Mode = Annotated[str | None, typer.Option(help="fast or full; replaces the recipe's.")]
 Control = Annotated[
     bool, typer.Option("--control", help="Add the control whose teacher rows are shuffled; it must lose.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Workspace = Annotated[Path, typer.Option(help="Folder of all results.")]
 Only = Annotated[str | None, typer.Option(help="Run this stage alone.", metavar="STAGE")]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.", metavar="STAGE")]
@@ -99,7 +94,23 @@ def plan(
     """Check a recipe and show what a run would do, what is finished and what it costs."""
     from tutelage.cli.plan import show_plan
 
-    show_plan(_load(recipe, overrides, mode), control=control, as_json=json)
+    show_plan(load(recipe, overrides, mode), control=control, as_json=json)
+
+
+@app.command()
+def preview(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    mode: Mode = None,
+    rows: Annotated[int, typer.Option(help="How many.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="Which ones.", min=0)] = 0,
+    top: Annotated[int, typer.Option(help="Teacher's entries per position.", min=1)] = 5,
+    json: Json = False,
+) -> None:
+    """Show training rows with their targets marked, and what the teacher said where it was asked already."""
+    from tutelage.cli.preview import show_preview
+
+    show_preview(load(recipe, overrides, mode), count=rows, seed=seed, top=top, as_json=json)
 
 
 @app.command()
@@ -174,16 +185,6 @@ def runs_show(
     show_one_run(workspace, name, as_json=json)
 
 
-def _load(recipe: Path, overrides: list[str] | None, mode: str | None) -> Any:
-    from tutelage.config import check_capabilities, load_recipe
-
-    loaded = load_recipe(recipe, overrides or [], mode=mode)
-    for warning in loaded.warnings:
-        warn(warning)
-    check_capabilities(loaded.recipe)
-    return loaded
-
-
 def _run(
     recipe: Path,
     overrides: list[str] | None,
@@ -196,7 +197,7 @@ def _run(
 ) -> None:
     from tutelage.experiment import footer, run_recipe
 
-    loaded = _load(recipe, overrides, mode)
+    loaded = load(recipe, overrides, mode)
     outcome = run_recipe(loaded, only=only, until=until, control=control, show=say, command=command)
     if outcome.table:
         say(outcome.table)

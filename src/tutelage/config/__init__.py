@@ -16,7 +16,15 @@ from tutelage.config.methods import (
 from tutelage.config.models import Adapt, LoraAdapter, NoAdapter, Shrink, Student, Teacher
 from tutelage.config.problems import Problem, RecipeError
 from tutelage.config.schema import Recipe, Seeds
-from tutelage.config.signals import FinalHiddenSignal, Signal, TopKSignal
+from tutelage.config.signals import (
+    FinalHiddenSignal,
+    HiddenSignal,
+    PooledSignal,
+    SampledSignal,
+    SequencesSignal,
+    Signal,
+    TopKSignal,
+)
 from tutelage.config.tasks import Classification, Source, Task
 from tutelage.config.training import Evaluate, Report, Train
 
@@ -29,17 +37,21 @@ __all__ = [
     "Evaluate",
     "FinalHiddenSignal",
     "ForwardKlLoss",
+    "HiddenSignal",
     "LoadedRecipe",
     "Logit",
     "LoraAdapter",
     "Method",
     "NoAdapter",
+    "PooledSignal",
     "Problem",
     "Pseudo",
     "Recipe",
     "RecipeError",
     "Report",
+    "SampledSignal",
     "Seeds",
+    "SequencesSignal",
     "Shrink",
     "Signal",
     "Source",

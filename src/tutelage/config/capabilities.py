@@ -7,7 +7,7 @@ recipe leaves it to its caller.
 from tutelage.config.grid import grid_points, with_point
 from tutelage.config.methods import expand_losses
 from tutelage.config.schema import Recipe
-from tutelage.config.signals import TopKSignal
+from tutelage.config.signals import SampledSignal, TopKSignal
 from tutelage.errors import CapabilityError
 
 
@@ -19,7 +19,7 @@ def check_capabilities(recipe: Recipe) -> None:
     """
     from tutelage.losses.capabilities import check_capability
 
-    stored = {s.kind: s.temperatures if isinstance(s, TopKSignal) else None for s in recipe.signals}
+    stored = {s.kind: s.temperatures if isinstance(s, TopKSignal | SampledSignal) else None for s in recipe.signals}
     for name, searched in recipe.methods.items():
         for point in grid_points(searched):
             method = with_point(searched, point)

@@ -10,11 +10,18 @@ from typing import Any
 
 from tutelage.config.grid import Path, grid_points, num_trials, with_point
 from tutelage.config.methods import ForwardKlLoss, expand_losses
-from tutelage.config.signals import TopKSignal
+from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, TopKSignal
 
 # Names of arms that every experiment has of itself.
 OWN_ARMS = ("teacher", "untouched")
 CONTROL_SUFFIX = "-permuted"
+
+ONE_ENTRY = {  # how one entry does what two would
+    "topk": "one entry with the larger k serves both",
+    "sampled": "one entry takes several temperatures",
+    "hidden": "one entry takes several layers",
+    "pooled": "one entry takes several layers",
+}
 
 Problems = Iterator[tuple[Path, str]]
 
@@ -68,7 +75,7 @@ def _signals_are_distinct(recipe: Any) -> Problems:
         if counts[signal.kind] > 1 and index > [other.kind for other in recipe.signals].index(signal.kind):
             yield (
                 ("signals", index, "kind"),
-                f"{signal.kind!r} is listed twice; one entry with the larger k serves both",
+                f"{signal.kind!r} is listed twice; {ONE_ENTRY.get(signal.kind, 'one entry is enough')}",
             )
 
 
@@ -93,19 +100,37 @@ def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: 
         return
     signal = signals[wanted]
     for loss in expand_losses(method):
-        if (
-            isinstance(signal, TopKSignal)
-            and isinstance(loss, ForwardKlLoss)
-            and loss.temperature not in (1.0, *signal.temperatures)
-        ):
-            kept = ", ".join(f"{temperature:g}" for temperature in signal.temperatures)
-            path = next((path for path in point if path.rpartition(".")[2] == "temperature"), None)
-            where = ("grid", path) if path else ("temperature",) if hasattr(method, "temperature") else ("losses",)
-            yield (
-                ("methods", name, *where),
-                f"temperature {loss.temperature:g} has no log_z in the topk signal, which keeps it for {kept}; "
-                f"add it to the signal's temperatures, or read final_hidden",
-            )
+        if isinstance(loss, ForwardKlLoss) and (problem := _unreadable(signal, loss.temperature)) is not None:
+            key, message = problem
+            path = next((path for path in point if path.rpartition(".")[2] == key), None)
+            where = ("grid", path) if path else (key,) if hasattr(method, key) else ("losses",)
+            yield ("methods", name, *where), message
+
+
+def _unreadable(signal: Any, temperature: float) -> tuple[str, str] | None:
+    """Say why ``forward_kl`` cannot read a signal at a temperature, and which of its settings is at fault."""
+    if isinstance(signal, SequencesSignal):
+        return "signal", "'sequences' holds answers, which forward_kl does not read; name final_hidden, topk or sampled"
+    if isinstance(signal, HiddenSignal | PooledSignal):
+        return (
+            "signal",
+            f"{signal.kind!r} holds hidden states, which forward_kl does not read; name final_hidden, topk or sampled",
+        )
+    if isinstance(signal, TopKSignal) and temperature not in (1.0, *signal.temperatures):
+        kept = ", ".join(f"{kept:g}" for kept in signal.temperatures)
+        return (
+            "temperature",
+            f"temperature {temperature:g} has no log_z in the topk signal, which keeps it for {kept}; "
+            "add it to the signal's temperatures, or read final_hidden",
+        )
+    if isinstance(signal, SampledSignal) and temperature not in signal.temperatures:
+        kept = ", ".join(f"{kept:g}" for kept in signal.temperatures)
+        return (
+            "temperature",
+            f"temperature {temperature:g} has no draws in the sampled signal, which has them for {kept}; "
+            "add it to the signal's temperatures, or read final_hidden",
+        )
+    return None
 
 
 def _effort_is_equal(recipe: Any) -> Problems:

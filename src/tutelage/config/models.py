@@ -12,13 +12,14 @@ from tutelage.config.base import BelowOne, Count, Flag, Natural, NonEmpty, Posit
 LONG_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def _short_precision(value: Any) -> Any:
+def short_precision(value: Any) -> Any:
+    """Accept the long names of number formats as well."""
     return LONG_PRECISIONS.get(value, value) if isinstance(value, str) else value
 
 
-Precision = Annotated[Literal["auto", "fp32", "bf16"], BeforeValidator(_short_precision)]
+Precision = Annotated[Literal["auto", "fp32", "bf16"], BeforeValidator(short_precision)]
 # No optimizer runs in a teacher, so float16 needs no loss scaling there.
-TeacherPrecision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(_short_precision)]
+TeacherPrecision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(short_precision)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 # [A] of SPEC 2: the attention projections, by the names they have in Llama-like models.
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -6,11 +6,12 @@ from tutelage.evaluate.classification import (
     items_from_scores,
     teacher_items_from_scores,
 )
-from tutelage.evaluate.fidelity import fidelity
+from tutelage.evaluate.fidelity import FIDELITY_SIGNALS, fidelity
 from tutelage.evaluate.items import Items, read_items, write_items
 from tutelage.evaluate.metrics import METRICS, accuracy, expected_calibration_error, macro_f1, metrics, valid_ratio
 
 __all__ = [
+    "FIDELITY_SIGNALS",
     "METRICS",
     "ChoiceScores",
     "Items",

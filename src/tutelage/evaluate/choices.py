@@ -18,7 +18,7 @@ from tutelage.errors import DataError, NumericsError
 from tutelage.evaluate.mode import reading_mode
 from tutelage.losses.precision import no_autocast
 from tutelage.models.head import final_hidden, find_head
-from tutelage.teacher.measure import head_logits
+from tutelage.teacher.logits import head_logits
 from tutelage.types import Batch, OutputHead, TeacherRow
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits alive at once: 340 positions at V = 49,152

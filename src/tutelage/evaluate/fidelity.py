@@ -17,13 +17,15 @@ from tutelage.data.collate import collate
 from tutelage.data.plan import reading_batches
 from tutelage.errors import CapabilityError, DataError, NumericsError
 from tutelage.evaluate.choices import chunk_rows
+from tutelage.evaluate.cut import cut_signal
 from tutelage.evaluate.mode import reading_mode
 from tutelage.losses import head_losses
 from tutelage.losses.precision import no_autocast
 from tutelage.models.head import final_hidden, find_head
-from tutelage.teacher.measure import head_logits
+from tutelage.teacher.logits import head_logits
 from tutelage.types import Batch, DenseLogits, FinalHidden, LossTerm, OutputHead, StudentRow, TeacherSignal, TopK
 
+FIDELITY_SIGNALS = ("final_hidden", "topk")  # kinds whose record says how likely every token, or every bucket, is
 FORWARD_KL = LossTerm("forward_kl", weight=1.0, temperature=1.0)
 
 
@@ -63,7 +65,8 @@ def fidelity(
         ``kl_to_teacher`` in nats per target, ``top1_agreement`` in [0, 1], ``num_targets``.
 
     Raises:
-        CapabilityError: If the teacher's signal has no token distribution.
+        CapabilityError: If the teacher's signal has no token distribution. Samples are refused too: their KL is an
+            estimate whose noise hides small differences, and the top token need not be among them.
         DataError: If the rows hold no supervised target.
         NumericsError: If a batch's KL is not finite; names its rows.
     """
@@ -123,19 +126,14 @@ def _num_equal_top(hidden_ND: Float[Tensor, "N D"], head: OutputHead, signal: Te
 
 
 def _positions(signal: TeacherSignal, part: slice) -> TeacherSignal:
-    """Cut a signal down to some of its positions."""
-    match signal:
-        case DenseLogits():
-            return DenseLogits(signal.logits_NU[part])
-        case FinalHidden():
-            return FinalHidden(signal.hidden_NE[part], signal.head)
-        case TopK():
-            log_z_N = {temperature: values_N[part] for temperature, values_N in signal.log_z_N.items()}
-            return TopK(signal.ids_NK[part], signal.logprobs_NK[part], log_z_N, signal.vocab_size)
-    raise CapabilityError(
-        f"Fidelity needs the teacher's token distribution, found {type(signal).__name__}. "
-        "Use the signal final_hidden or topk."
-    )
+    """Cut a signal down to some of its positions, if it can be compared at all."""
+    if not isinstance(signal, DenseLogits | FinalHidden | TopK):
+        raise CapabilityError(
+            f"Fidelity needs the teacher's token distribution, found {type(signal).__name__}. "
+            "Use the signal final_hidden or topk: samples estimate a loss, but hold neither the top token nor a KL "
+            "that is 0 for equal models."
+        )
+    return cut_signal(signal, part)
 
 
 def _teacher_top(signal: TeacherSignal) -> Int[Tensor, " N"]:

@@ -19,7 +19,15 @@ from tutelage.align import check_same_tokenizer
 from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
 from tutelage.cache import find_column
 from tutelage.data import PreparedTask, read_prepared
-from tutelage.evaluate import Items, evaluate_classification, fidelity, metrics, teacher_items_from_scores, write_items
+from tutelage.evaluate import (
+    FIDELITY_SIGNALS,
+    Items,
+    evaluate_classification,
+    fidelity,
+    metrics,
+    teacher_items_from_scores,
+    write_items,
+)
 from tutelage.experiment.checklist import show_checklist
 from tutelage.experiment.control import PermutedTeacher
 from tutelage.experiment.matrix import Run, method_of, reads_signal
@@ -102,6 +110,8 @@ def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: 
     scorer = Scorer(context, data, taught, device, dtype == torch.bfloat16)
     items = scorer.items(student, "test")
     scores = {"validation": scorer.metrics_on(student, "validation"), "test": scorer.all_metrics(student, items)}
+    if "kl_to_teacher" not in scores["test"]:
+        context.show(f"  fidelity is left out of every run: it needs a signal {' or '.join(FIDELITY_SIGNALS)}")
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
     record = run_record(context, run, taught, None, scores, count_parameters(model))
     with stage_artifact(context, folder, stage="train", key=key) as temporary:
@@ -152,7 +162,12 @@ def cached_teacher(context: Context, run: Run, taught: Taught, rows: list[Any], 
     signal = next(each for each in context.recipe.signals if each.kind == method.signal)
     root, fingerprint = context.folders.cache, taught.facts["fingerprint"]
     column = find_column(
-        root, fingerprint, kind=signal.kind, k=getattr(signal, "k", None), temperatures=signal_temperatures(method)
+        root,
+        fingerprint,
+        kind=signal.kind,
+        k=getattr(signal, "k", None),
+        num_draws=getattr(signal, "draws", None),
+        temperatures=signal_temperatures(method),
     )
     teacher = CachedTeacher(root, fingerprint, column, device=device)
     return PermutedTeacher(teacher, rows, seed=run.seed or 0) if run.role == "control" else teacher
@@ -194,10 +209,16 @@ class Scorer:
         return metrics(self.items(model, split))
 
     def all_metrics(self, model: nn.Module, items: Items) -> dict[str, float]:
-        """Return the task metrics of the test items, and the fidelity to the teacher on the same rows."""
+        """Return the task metrics of the test items, and the fidelity to the teacher on the same rows.
+
+        Fidelity needs a stored signal that gives distributions; without one it is left out.
+        """
+        kinds = [signal.kind for signal in self.context.recipe.signals if signal.kind in FIDELITY_SIGNALS]
+        if not kinds:
+            return metrics(items)
         root, fingerprint = self.context.folders.cache, self.taught.facts["fingerprint"]
         examples = self.data.prepared.splits["test"][: self.context.recipe.evaluate.fidelity_rows]
-        column = find_column(root, fingerprint, kind=self.context.recipe.signals[0].kind)
+        column = find_column(root, fingerprint, kind=kinds[0])
         with self.precision():
             close = fidelity(
                 model,

@@ -21,8 +21,10 @@ def show_checklist(context: Context, name: str, model: Any, tokenizer: Any) -> N
         return
     results = prove_model(model, tokenizer)
     for result in results:
-        context.show(f"  {'ok  ' if result.passed else 'FAIL'} {result.name}: {result.detail}")
-    failed = [result for result in results if not result.passed]
+        context.show(
+            f"  {'ok  ' if result.passed else 'FAIL' if result.required else 'no  '} {result.name}: {result.detail}"
+        )
+    failed = [result for result in results if result.required and not result.passed]
     if failed:
         raise ModelError(
             f"{name} does not behave as the code needs: {failed[0].name}: {failed[0].detail}. "

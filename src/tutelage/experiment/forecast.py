@@ -34,8 +34,9 @@ def forecast(recipe: Recipe, folders: Folders, waiting: Sequence[str]) -> dict[s
     facts = [path for path in folders.root.glob("teach/*/teach.json") if read_manifest(path.parent) is not None]
     for path in facts:
         taught = json.loads(path.read_text(encoding="utf-8"))
-        num_bytes = (
-            sum(sum(parts.values()) for parts in taught["bytes_per_position"].values()) * taught["num_positions"]
+        num_bytes = sum(
+            sum(parts.values()) * taught["stored_positions"][column]
+            for column, parts in taught["bytes_per_position"].items()
         )
         found[f"cache of {path.parent.name}"] = (
             f"{taught['num_rows']:,} rows, {taught['num_tokens']:,} tokens, at most {num_bytes / 2**20:,.1f} MiB"

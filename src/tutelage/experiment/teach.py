@@ -135,6 +135,7 @@ class Lesson:
 
 def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], float]:
     from tutelage.build import signal_columns
+    from tutelage.experiment.sequences import sequence_facts
     from tutelage.models.device import describe_device
     from tutelage.models.fingerprint import model_fingerprint
     from tutelage.models.load import local_folder
@@ -164,6 +165,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
             },
             should_stop=lambda: _answer(stop),
         )
+        generated = sequence_facts(context, lesson, fingerprint, should_stop=lambda: _answer(stop))
     context.show(
         f"teach {source.name}: {report.computed:,} rows computed, {report.reused:,} reused, "
         f"{report.tokens_per_second:,.0f} tokens/s, {report.bytes / 2**20:.1f} MiB"
@@ -179,10 +181,11 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
         "num_positions": report.num_positions,
         "num_tokens": sum(len(row.ids) for made in rows.values() for row in made),
         "bytes_per_position": report.bytes_per_position,
+        "stored_positions": report.stored_positions,
         "covered_mass": masses,
         "compute": compute,
     }
-    return facts, report.seconds
+    return facts | generated, report.seconds
 
 
 def _answer(stop: Any) -> bool:

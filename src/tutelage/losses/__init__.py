@@ -6,7 +6,7 @@ Nothing here runs a model's body, reads a configuration or divides.
 
 from tutelage.losses.capabilities import CAPABILITIES, check_capability
 from tutelage.losses.cross_entropy import cross_entropy
-from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, teacher_logits, topk_forward_kl
+from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, sampled_forward_kl, teacher_logits, topk_forward_kl
 from tutelage.losses.plain import HeadLosses, head_losses
 from tutelage.losses.registry import LOSSES
 
@@ -19,6 +19,7 @@ __all__ = [
     "dense_forward_kl",
     "forward_kl",
     "head_losses",
+    "sampled_forward_kl",
     "teacher_logits",
     "topk_forward_kl",
 ]

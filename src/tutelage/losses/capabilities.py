@@ -11,7 +11,7 @@ from typing import Literal
 from tutelage.errors import CapabilityError
 
 SOURCES = ("live", "cached", "served")
-SIGNALS = ("dense", "final_hidden", "topk", "class_scores", "none")
+SIGNALS = ("dense", "final_hidden", "topk", "sampled", "class_scores", "none")
 LABEL_DIVERGENCES = ("cross_entropy",)  # read gold labels: no teacher, no temperature
 TEACHER_DIVERGENCES = ("forward_kl",)
 
@@ -31,6 +31,7 @@ PROPERTIES = (
     "dense_equality",  # equals the loss on dense logits
     "k_equals_v",  # with every id kept, equals the loss on dense logits
     "any_temperature",  # one record serves every T > 0
+    "unbiased",  # the mean gradient over many independent draws is that of dense logits
 )
 
 
@@ -38,7 +39,7 @@ PROPERTIES = (
 class Capability:
     """One defined combination: where it may be evaluated, and which properties it cannot have and why."""
 
-    temperatures: Literal["any", "stored", "one"]
+    temperatures: Literal["any", "stored", "own", "one"]
     denied: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -51,6 +52,14 @@ _NO_K = {"k_equals_v": "the signal keeps every id; there is no k"}
 _TOPK = {
     "dense_equality": "ids in the tail bucket share one probability: a lower bound of the dense loss",
     "any_temperature": "only temperatures whose log_z was stored",
+    "unbiased": "the tail bucket pulls on its ids in the student's proportions, not in the teacher's",
+}
+_SAMPLED = {
+    "fixed_point": "zero in expectation only: one draw's weights are not the teacher's probabilities",
+    "dense_equality": "equal in the mean over draws only",
+    "k_equals_v": "its ids are drawn; there is no k",
+    "any_temperature": "the draws come from p_T at one T, and re-weighting them to another keeps few of them",
+    "temperature_scale": "the gradient's mean stays of one size, the noise of its draws grows with T",
 }
 _LABELS = {
     **_NO_K,
@@ -59,6 +68,7 @@ _LABELS = {
     "dense_equality": "there is no teacher",
     "temperature_scale": "there is no temperature",
     "any_temperature": "gold labels are compared at T = 1",
+    "unbiased": "there is no teacher",
 }
 
 # (source, signal, divergence). A label divergence is the same under every source and signal: one entry.
@@ -67,15 +77,19 @@ CAPABILITIES: dict[tuple[str, str, str], Capability] = {
     ("live", "dense", "forward_kl"): Capability("any", _NO_K),
     ("live", "final_hidden", "forward_kl"): Capability("any", _NO_K),
     ("live", "topk", "forward_kl"): Capability("stored", _TOPK),
+    ("live", "sampled", "forward_kl"): Capability("own", _SAMPLED),
     ("cached", "final_hidden", "forward_kl"): Capability("any", _NO_K),
     ("cached", "topk", "forward_kl"): Capability("stored", _TOPK),
+    ("cached", "sampled", "forward_kl"): Capability("own", _SAMPLED),
     ("served", "topk", "forward_kl"): Capability(
         "one", {**_TOPK, "temperature_scale": "a server gives log-probabilities at T = 1 only"}
     ),
 }
 
-_CLASS_SCORES = "class scores cover the label words only, not the vocabulary; use final_hidden or topk"
-_NO_TEACHER = "it compares with a teacher, and there is no signal; add one under `signals` (final_hidden or topk)"
+_CLASS_SCORES = "class scores cover the label words only, not the vocabulary; use final_hidden, topk or sampled"
+_NO_TEACHER = (
+    "it compares with a teacher, and there is no signal; add one under `signals` (final_hidden, topk or sampled)"
+)
 
 REFUSALS: dict[tuple[str, str, str], str] = {
     ("live", "class_scores", "forward_kl"): _CLASS_SCORES,
@@ -89,6 +103,7 @@ REFUSALS: dict[tuple[str, str, str], str] = {
     ("cached", "none", "forward_kl"): _NO_TEACHER,
     ("served", "dense", "forward_kl"): "a server gives top-k log-probabilities only; use topk at T = 1",
     ("served", "final_hidden", "forward_kl"): "a server does not give hidden states; use topk at T = 1",
+    ("served", "sampled", "forward_kl"): "a server draws one token, not many from one distribution; use topk at T = 1",
     ("served", "class_scores", "forward_kl"): _CLASS_SCORES,
     ("served", "none", "forward_kl"): _NO_TEACHER,
 }
@@ -128,10 +143,11 @@ def check_capability(
 
     Args:
         source: Where the signal comes from: live, cached, served (none when there is no teacher).
-        signal: dense, final_hidden, topk, class_scores or none.
+        signal: dense, final_hidden, topk, sampled, class_scores or none.
         divergence: A key of ``LOSSES``.
         temperature: Dimensionless, > 0.
-        cached_temperatures: Temperatures whose log_z the top-k signal stores besides 1; None means not yet known.
+        cached_temperatures: For topk those whose log_z is stored besides 1, for sampled those of its draws; None
+            means not yet known.
 
     Raises:
         CapabilityError: What was asked, why it is not defined, what to use instead.
@@ -140,6 +156,9 @@ def check_capability(
     asked = f"{divergence} on {signal} from a {source} teacher at temperature {temperature:g}"
     if not temperature > 0:
         raise CapabilityError(f"{asked}: expected a temperature above 0")
+    if capability.temperatures == "own":
+        _check_own_temperature(asked, temperature, cached_temperatures)
+        return
     if temperature == 1.0 or capability.temperatures == "any":
         return
     if divergence in LABEL_DIVERGENCES:
@@ -151,4 +170,13 @@ def check_capability(
         raise CapabilityError(
             f"{asked}: the signal stores log_z for {stored} only; add the temperature to the signal's `temperatures` "
             "and teach again, or use final_hidden, which serves every temperature"
+        )
+
+
+def _check_own_temperature(asked: str, temperature: float, drawn_at: Collection[float] | None) -> None:
+    if drawn_at is not None and temperature not in drawn_at:
+        known = ", ".join(f"{t:g}" for t in sorted(drawn_at)) or "none"
+        raise CapabilityError(
+            f"{asked}: the signal was drawn at {known}; add a sampled signal with the loss's temperature and teach "
+            "again, or use final_hidden, which serves every temperature"
         )

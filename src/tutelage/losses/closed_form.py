@@ -5,8 +5,9 @@ gradient of the weighted sum written into a buffer.
 
 With p the student's softmax at T, t the teacher's, q and m their masses on the kept ids, the gradient of
 ``T**2 * KL`` with respect to the logits is T times: dense ``p - t``; top-k with a tail ``p - t`` on kept ids and
-``p (m - q) / (1 - q) = p - t_tail * softmax_rest`` elsewhere. The last form has no ``1 - sum`` in it. Cross-entropy
-adds ``p - onehot`` at T = 1. So every case is a row-scaled softmax minus a few entries (dense: minus a tile).
+``p (m - q) / (1 - q) = p - t_tail * softmax_rest`` elsewhere, a form that has no ``1 - sum`` in it; sampled with
+weights w ``p sum(w) - w``. Cross-entropy adds ``p - onehot`` at T = 1. So every case is a row-scaled softmax minus a
+few entries (dense: minus a tile).
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tutelage.losses.buckets import TeacherBuckets
 from tutelage.losses.forward_kl import kl_entries
+from tutelage.losses.sampled import SampledEntries, weighted_entries
 
 # An id the teacher masks has log t = -inf, and -inf * 0 is NaN; exp of this floor is 0 in every dtype.
 _LOGPROB_FLOOR = -1e4
@@ -134,6 +136,41 @@ def dense_tile(
         out_MV.exp_().mul_(task.softmax_weight).sub_(teacher_probs_MV, alpha=task.teacher_pull)
         _pull_to_labels(out_MV, labels_M1, task)
     return TileSums(label_sum, teacher_sum)
+
+
+def sampled_tile(
+    logits_MV: Tensor, labels_M1: Tensor | None, entries: SampledEntries, *, out_MV: Tensor, task: TileTask
+) -> TileSums:
+    """Compare with the teacher's weighted samples and, at T = 1, with labels in the same pass.
+
+    Args:
+        logits_MV: The student's logits, float32 or float64. Not changed.
+        labels_M1: Label ids, or None.
+        entries: The teacher's samples at the task's temperature, in the tile's dtype.
+        out_MV: Becomes the gradient of the weighted sum (scratch when no gradient is wanted).
+        task: Temperature and weights.
+
+    Returns:
+        The sums; ``temperature**2`` is in the teacher's.
+
+    Source:
+        Anshumann et al. 2025, arXiv:2503.16870, section 4.
+    """
+    torch.mul(logits_MV, 1.0 / task.temperature, out=out_MV)
+    label_logit_M1 = None if labels_M1 is None else out_MV.gather(1, labels_M1)
+    entry_logits_MK = out_MV.gather(1, entries.ids_NK)
+    top_M1 = out_MV.amax(dim=1, keepdim=True)
+    mass_M1 = out_MV.sub_(top_M1).exp_().sum(dim=1, keepdim=True)
+    log_z_M1 = mass_M1.log() + top_M1
+    estimate = weighted_entries(entries.weights_NK, entries.logprobs_NK, entry_logits_MK - log_z_M1).sum()
+    label_sum = None if label_logit_M1 is None else (log_z_M1 - label_logit_M1).sum()
+    if task.want_gradient:
+        # The weights sum to 1 up to rounding; their own sum keeps each row's gradient sum at exactly 0.
+        total_M1 = task.label_weight + task.teacher_pull * entries.weights_NK.sum(dim=1, keepdim=True)
+        out_MV.mul_(total_M1 / mass_M1)
+        out_MV.scatter_add_(1, entries.ids_NK, entries.weights_NK * -task.teacher_pull)
+        _pull_to_labels(out_MV, labels_M1, task)
+    return TileSums(label_sum, task.temperature**2 * estimate)
 
 
 def _move_kept_out(scaled_MV: Tensor, buckets: TeacherBuckets) -> Tensor:

@@ -1,9 +1,10 @@
-"""KL(teacher || student) over dense logits and over stored top-k, as a sum and a count.
+"""KL(teacher || student) over dense logits, stored top-k and stored samples, as a sum and a count.
 
 In: the student's logits and a teacher signal at the same N positions. Out: a ``LossSum``.
 
 Vocabularies may differ in size by padding. Then both softmaxes run over the first min(U, V) ids: an id that
-the other side lacks has logit -inf (not 0), so it carries no probability on either side.
+the other side lacks has logit -inf (not 0), so it carries no probability on either side. A sampled signal is the
+exception: its vocabulary must be the student's.
 """
 
 import math
@@ -15,14 +16,15 @@ from torch import Tensor
 from tutelage.errors import CapabilityError
 from tutelage.losses.buckets import teacher_buckets
 from tutelage.losses.precision import no_autocast, widen
-from tutelage.types import DenseLogits, FinalHidden, LossSum, TeacherSignal, TopK
+from tutelage.losses.sampled import sampled_entries, weighted_entries
+from tutelage.types import DenseLogits, FinalHidden, LossSum, Sampled, TeacherSignal, TopK
 
 
 def forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TeacherSignal, *, temperature: float) -> LossSum:
     """Sum KL(teacher || student) over the positions, for any signal that defines it.
 
     Dense logits and final hidden states (read through the teacher's head): ``dense_forward_kl``. Top-k:
-    ``topk_forward_kl``. Equal inputs give 0.
+    ``topk_forward_kl``. Sampled: ``sampled_forward_kl``. Equal inputs give 0 (samples: in the mean over draws).
 
     Args:
         student_logits_NV: Raw logits, any float dtype. Gradients flow here only.
@@ -38,6 +40,8 @@ def forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TeacherSignal, 
     """
     if isinstance(teacher, TopK):
         return topk_forward_kl(student_logits_NV, teacher, temperature=temperature)
+    if isinstance(teacher, Sampled):
+        return sampled_forward_kl(student_logits_NV, teacher, temperature=temperature)
     return dense_forward_kl(student_logits_NV, teacher_logits(teacher), temperature=temperature)
 
 
@@ -129,6 +133,38 @@ def topk_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TopK, *, t
     rest_log_z_N = rest_NW.logsumexp(dim=1)
     tail_N = kl_entries(buckets.tail_logprob_N, rest_log_z_N - log_z_N)
     return LossSum(total=temperature**2 * (kept_N + tail_N).sum(), count=student_logits_NV.shape[0])
+
+
+def sampled_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: Sampled, *, temperature: float) -> LossSum:
+    """Estimate KL(teacher || student) from weighted samples, summed over the positions.
+
+    ``T**2 * sum_j w_j (log p_T(j) - log q_T(j))``, q the student's softmax at T over the whole vocabulary. The
+    weights estimate p_T without bias, so value and gradient equal ``dense_forward_kl`` in the mean over draws; of one
+    draw the value may be negative, and equal models give neither 0 nor a zero gradient. Weights that are p_T itself
+    give ``dense_forward_kl``. The gradient with respect to the logits is ``T (q_T - w)``: its noise grows with T.
+
+    Args:
+        student_logits_NV: Raw logits, any float dtype; upcast to float32. Gradients flow here only.
+        teacher: Ids with weights and log p_T; weight 0 is padding.
+        temperature: Dimensionless, > 0; that of the draws.
+
+    Returns:
+        The sum in nats (float32 scalar) and the number of positions.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+        CapabilityError: If the draws were made at another temperature.
+        AlignmentError: If the vocabularies differ in size.
+
+    Source:
+        Anshumann et al. 2025, arXiv:2503.16870, section 4.
+    """
+    check_temperature(temperature)
+    entries = sampled_entries(teacher, temperature=temperature, vocab_size=student_logits_NV.shape[1])
+    student_NV = torch.log_softmax(widen(student_logits_NV) / temperature, dim=-1)
+    student_NK = student_NV.gather(1, entries.ids_NK)
+    terms_NK = weighted_entries(entries.weights_NK, entries.logprobs_NK, student_NK)
+    return LossSum(total=temperature**2 * terms_NK.sum(), count=student_logits_NV.shape[0])
 
 
 def check_temperature(temperature: float) -> None:

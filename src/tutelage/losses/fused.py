@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tutelage.losses.buckets import TeacherBuckets, teacher_buckets
-from tutelage.losses.closed_form import TileSums, TileTask, dense_tile, sparse_tile
+from tutelage.losses.closed_form import TileSums, TileTask, dense_tile, sampled_tile, sparse_tile
 from tutelage.losses.precision import no_autocast, wide_dtype
+from tutelage.losses.sampled import SampledEntries, sampled_entries
 from tutelage.losses.tiles import TileBuffers, chain_through_head, chunk_bounds, head_in_dtype, head_tile
-from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, TeacherSignal, TopK
+from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, Sampled, TeacherSignal, TopK
+
+PreparedTeacher = DenseLogits | FinalHidden | TeacherBuckets | SampledEntries
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class FusedCall:
 
     head: OutputHead
     labels_N1: Tensor
-    teacher: DenseLogits | FinalHidden | TeacherBuckets | None
+    teacher: PreparedTeacher | None
     num_shared: int  # ids both vocabularies have: min(U, V)
     label_term: LossTerm | None
     teacher_term: LossTerm | None
@@ -80,7 +83,7 @@ def fused_sums(
 
 def _prepare_teacher(
     signal: TeacherSignal | None, term: LossTerm | None, weight_VD: Tensor, compute_dtype: torch.dtype | None
-) -> tuple[DenseLogits | FinalHidden | TeacherBuckets | None, int]:
+) -> tuple[PreparedTeacher | None, int]:
     """Detach the signal, cut it to the shared ids, and bring top-k to the term's temperature."""
     vocab_size, tile_dtype = len(weight_VD), wide_dtype(weight_VD.dtype)
     if term is None:
@@ -89,6 +92,9 @@ def _prepare_teacher(
         num_shared = min(vocab_size, signal.vocab_size)
         buckets = teacher_buckets(signal, temperature=term.temperature, num_shared=num_shared)
         return buckets.to(tile_dtype), num_shared
+    if isinstance(signal, Sampled):
+        entries = sampled_entries(signal, temperature=term.temperature, vocab_size=vocab_size)
+        return entries.to(tile_dtype), vocab_size
     if isinstance(signal, DenseLogits):
         num_shared = min(vocab_size, signal.logits_NU.shape[1])
         return DenseLogits(signal.logits_NU.detach()[:, :num_shared]), num_shared
@@ -190,6 +196,8 @@ class _Walk:
         logits_MW, grad_MW = logits_MV[:, :num_shared], grad_MV[:, :num_shared]
         if isinstance(teacher, TeacherBuckets):
             return sparse_tile(logits_MW, labels_M1, teacher.rows(start, stop), out_MV=grad_MW, task=task)
+        if isinstance(teacher, SampledEntries):
+            return sampled_tile(logits_MW, labels_M1, teacher.rows(start, stop), out_MV=grad_MW, task=task)
         teacher_MW = self.buffers.take("teacher", logits_MW.shape, self.dtype)
         if isinstance(teacher, FinalHidden):
             head_tile(teacher.hidden_NE[start:stop], teacher.head, out_MV=teacher_MW, buffers=self.buffers)

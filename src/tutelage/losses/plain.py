@@ -17,7 +17,7 @@ from tutelage.losses.fused import fused_sums
 from tutelage.losses.precision import no_autocast
 from tutelage.losses.registry import LOSSES
 from tutelage.losses.tiles import head_in_dtype
-from tutelage.types import DenseLogits, FinalHidden, LossSum, LossTerm, OutputHead, TeacherSignal, TopK
+from tutelage.types import DenseLogits, FinalHidden, LossSum, LossTerm, OutputHead, Sampled, TeacherSignal, TopK
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,11 @@ def _check_terms(terms: Sequence[LossTerm], signal: TeacherSignal | None) -> Non
         if LOSSES[term.kind].compares_with == "labels":
             if term.temperature != 1.0:
                 raise CapabilityError(f"{term.kind} at temperature {term.temperature:g}: expected 1 with gold labels")
-        elif not isinstance(signal, DenseLogits | FinalHidden | TopK):
+        elif not isinstance(signal, DenseLogits | FinalHidden | TopK | Sampled):
             found = "no signal" if signal is None else f"a {type(signal).__name__} signal"
-            raise CapabilityError(f"{term.kind} got {found}; expected dense, final_hidden or topk from a teacher")
+            raise CapabilityError(
+                f"{term.kind} got {found}; expected dense, final_hidden, topk or sampled from a teacher"
+            )
 
 
 def _check_positions(hidden_ND: Tensor, labels_N: Tensor, signal: TeacherSignal | None) -> None:
@@ -127,6 +129,8 @@ def _check_positions(hidden_ND: Tensor, labels_N: Tensor, signal: TeacherSignal 
         nums["teacher hidden states"] = signal.hidden_NE.shape[0]
     elif isinstance(signal, TopK):
         nums["teacher top-k"] = signal.ids_NK.shape[0]
+    elif isinstance(signal, Sampled):
+        nums["teacher samples"] = signal.ids_NK.shape[0]
     if len(set(nums.values())) > 1:
         found = ", ".join(f"{num} {what}" for what, num in nums.items())
         raise AlignmentError(f"{found}; expected the same supervised positions on both sides, in one order")

@@ -85,6 +85,16 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device)
     return model.eval()
 
 
+def load_config(source: ModelSource) -> Any:
+    """Load a model's configuration; no weight is read.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    with quiet(), readable(source, "configuration"):
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+
+
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> int:
     """Return the token that ends an answer: what the chat template writes after it, else the end token.
 

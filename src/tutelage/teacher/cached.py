@@ -16,6 +16,7 @@ from tutelage.cache.report import require_covered_mass
 from tutelage.cache.teacher_head import read_head
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import AlignmentError, CacheError
+from tutelage.teacher.measure import is_state_column
 from tutelage.teacher.signals import as_signal
 from tutelage.types import Batch, TeacherSignal
 
@@ -51,14 +52,14 @@ class CachedTeacher:
             require_covered_mass(root, fingerprint, column)
 
     def signal(self, batch: Batch) -> TeacherSignal:
-        """Read the batch's supervised positions; every row's hash is checked.
+        """Read the batch's supervised positions, or its rows' hidden states; every row's hash is checked.
 
         Raises:
             CacheError: If a row is damaged, missing, or lacks a position.
             AlignmentError: If the batch's positions and targets do not match in number.
         """
         num_positions = sum(len(row.positions) for row in batch.teacher_rows)
-        if num_positions != batch.num_targets:
+        if num_positions != batch.num_targets and not is_state_column(self.column):
             raise AlignmentError(
                 f"The batch asks for {num_positions} teacher positions but has {batch.num_targets} supervised targets. "
                 "Expected one teacher position per target; a control must permute whole rows of equal length."
@@ -66,7 +67,7 @@ class CachedTeacher:
         positions = [self.column.positions_of(row) for row in batch.teacher_rows]
         tensors = self.reader.read([row.key for row in batch.teacher_rows], positions)
         moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        return as_signal(self.column, moved, self.head)
+        return as_signal(self.column, moved, self.head, batch.teacher_rows)
 
 
 def missing_column(root: Path, fingerprint: str, column: Column) -> CacheError:

@@ -13,7 +13,7 @@ from tutelage.cache.read import CacheReader
 from tutelage.cache.report import bytes_per_position, covered_mass
 from tutelage.cache.topk import TopKColumn
 from tutelage.teacher.passes import TeacherPass
-from tutelage.teacher.plan import merge_rows, narrow_rows
+from tutelage.teacher.plan import narrow_rows, planned_rows
 from tutelage.types import TeacherRow
 
 
@@ -23,13 +23,14 @@ class TeachReport:
 
     num_rows: int  # distinct rows asked for
     num_positions: int
-    computed: int  # rows that went through the teacher now
-    reused: int
+    computed: int  # rows that went through the teacher in this process now
+    reused: int  # all others: stored before, or made by another process meanwhile
     bytes: int  # on disk, all asked-for columns
     seconds: float
     tokens_per_second: float  # real tokens through the teacher, padding not counted; 0 when all was reused
     bytes_per_position: dict[str, dict[str, float]] = field(default_factory=dict)
     covered_mass: dict[str, dict[float, float]] = field(default_factory=dict)
+    stored_positions: dict[str, int] = field(default_factory=dict)  # of these rows; hidden states have their own
     digests: dict[str, str] = field(default_factory=dict)  # of what a reader gets for these rows
     repaired: tuple[str, ...] = ()  # folders that were damaged and were made anew
 
@@ -44,9 +45,10 @@ def make_report(
     repaired: Sequence[Path],
 ) -> TeachReport:
     """Gather the figures of a finished teach stage."""
-    merged = merge_rows(rows)
+    merged = planned_rows(rows, columns)
     folders = [column_folder(root, fingerprint, column) for column in columns]
-    topk = [column for column in columns if isinstance(column, TopKColumn)] if merged else []
+    stored = {column: sum(len(row.positions) for row in narrow_rows(rows, column)) for column in columns}
+    topk = [column for column in columns if isinstance(column, TopKColumn) and stored[column]]
     return TeachReport(
         num_rows=len(merged),
         num_positions=sum(len(row.positions) for row in merged),
@@ -57,6 +59,7 @@ def make_report(
         tokens_per_second=passes.tokens_per_second,
         bytes_per_position={column.name: bytes_per_position(root, fingerprint, column) for column in columns},
         covered_mass={column.name: covered_mass(root, fingerprint, column) for column in topk},
+        stored_positions={column.name: count for column, count in stored.items()},
         digests={column.name: rows_digest(rows, column, root, fingerprint) for column in columns},
         repaired=tuple(str(path.relative_to(root)) for path in repaired),
     )

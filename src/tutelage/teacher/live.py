@@ -1,18 +1,22 @@
 """The teacher itself as a source of signals: one forward pass per batch.
 
-In: a ``Batch`` in the teacher's own ids. Out: a ``TeacherSignal`` at its N positions.
+In: a ``Batch`` in the teacher's own ids. Out: a ``TeacherSignal`` at its N positions, or at its tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 
+from tutelage.cache.column import Column
 from tutelage.models.head import final_hidden, find_head
-from tutelage.teacher.measure import head_logits, measure
+from tutelage.models.taps import read_states, require_taps
+from tutelage.teacher.logits import TiledHead, head_logits
+from tutelage.teacher.measure import StateColumn, measure_states, measure_vocabulary, token_places
 from tutelage.teacher.signals import as_signal, build_column, wanted_places
-from tutelage.types import Batch, DenseLogits, OutputHead, TeacherSignal
+from tutelage.types import Batch, DenseLogits, OutputHead, TeacherRow, TeacherSignal
 
 
 class LiveTeacher:
@@ -22,43 +26,51 @@ class LiveTeacher:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        kind: str = "final_hidden",
-        k: int | None = None,
-        temperatures: Sequence[int | float] = (1.0,),
-        class_token_ids: Sequence[int] | None = None,
+        self, model: nn.Module, *, kind: str = "final_hidden", column: Column | None = None, **settings: Any
     ) -> None:
         """Choose what to measure.
 
         Args:
             model: The teacher, on its device.
-            kind: ``dense``, ``final_hidden``, ``topk`` or ``class_scores``.
-            k: For ``topk``.
-            temperatures: For ``topk``: those that the losses will use.
-            class_token_ids: For ``class_scores``: one id per label.
+            kind: ``dense``, or a kind that :func:`build_column` knows.
+            column: What to measure, instead of ``kind`` and ``settings``.
+            **settings: Of :func:`build_column`, such as ``k`` and ``temperatures`` for ``topk``.
 
         Raises:
             CapabilityError: If a setting does not fit the kind or the vocabulary.
+            ModelError: If hidden states are wanted and cannot be read from this model by layer number.
         """
         self.model = model.eval()
         self.head = detached(find_head(model))
-        self.column = None
-        if kind != "dense":
-            self.column = build_column(
-                model, kind=kind, k=k, temperatures=temperatures, class_token_ids=class_token_ids
-            )
+        self.column = column
+        if column is None and kind != "dense":
+            self.column = build_column(model, kind=kind, **settings)
+        if isinstance(self.column, StateColumn):
+            require_taps(model)
+
+    @cached_property
+    def tiled_head(self) -> TiledHead:
+        """Hold the head ready for float32 products."""
+        return TiledHead(self.head)
 
     @torch.no_grad()
     def signal(self, batch: Batch) -> TeacherSignal:
-        """Measure the batch's supervised positions; the result lies on the model's device."""
-        if self.column is None:
+        """Measure the batch's supervised positions, or its tokens; the result lies on the model's device.
+
+        Raises:
+            AlignmentError: If hidden states are wanted and the batch does not hold the teacher's own tokens.
+        """
+        column = self.column
+        if column is None:
             return DenseLogits(head_logits(final_hidden(self.model, batch), self.head))
-        places = torch.from_numpy(wanted_places(self.column, batch)).to(batch.logit_index_N.device)
+        rows = [TeacherRow(row.ids, column.positions_of(row), row.key) for row in batch.teacher_rows]
+        if isinstance(column, StateColumn):
+            states = read_states(self.model, batch, [column.layer])
+            return as_signal(column, measure_states(states, token_places(batch), column, rows), None, rows)
+        places = torch.from_numpy(wanted_places(column, batch)).to(batch.logit_index_N.device)
         chosen = replace(batch, logit_index_N=batch.logit_index_N[places], labels_N=batch.labels_N[places])
-        hidden_NE = final_hidden(self.model, chosen)
-        return as_signal(self.column, measure(hidden_NE, self.head, self.column), self.head)
+        tensors = measure_vocabulary(final_hidden(self.model, chosen), self.tiled_head, [column], rows)[column]
+        return as_signal(column, tensors, self.head)
 
 
 def detached(head: OutputHead) -> OutputHead:

@@ -5,7 +5,7 @@ In: teacher rows, columns, committed shards. Out: jobs, one per shard; nothing i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tutelage.align import check_ids
 from tutelage.cache.column import Column
 from tutelage.cache.layout import INDEX_DTYPE, coverage_bytes, shard_name
 from tutelage.cache.read import covers, serving_folders
-from tutelage.cache.shard import Shard, scan_shards
+from tutelage.cache.shard import Shard, open_shard, scan_shards
 from tutelage.errors import AlignmentError, CacheError
 from tutelage.types import TeacherRow
 
@@ -54,8 +54,8 @@ def row_bytes(row: TeacherRow, column: Column) -> int:
     )
 
 
-def merge_rows(rows: Sequence[TeacherRow]) -> list[TeacherRow]:
-    """Give every key once, sorted by key; the positions of equal keys are united, empty rows dropped.
+def merge_rows(rows: Sequence[TeacherRow], *, keep_empty: bool = False) -> list[TeacherRow]:
+    """Give every key once, sorted by key; the positions of equal keys are united, rows without any dropped.
 
     Raises:
         AlignmentError: If rows with one key have different ids.
@@ -67,12 +67,21 @@ def merge_rows(rows: Sequence[TeacherRow]) -> list[TeacherRow]:
         if not np.array_equal(ids.setdefault(row.key, row.ids), row.ids):
             raise AlignmentError(f"Two teacher rows share the key {row.key.hex()} but not their ids.")
     united = {key: np.unique(np.concatenate(parts)).astype(np.int64) for key, parts in positions.items()}
-    return [TeacherRow(ids[key], united[key], key) for key in sorted(ids) if united[key].size]
+    return [TeacherRow(ids[key], united[key], key) for key in sorted(ids) if keep_empty or united[key].size]
 
 
 def narrow_rows(rows: Sequence[TeacherRow], column: Column) -> list[TeacherRow]:
     """Keep of every row the positions that ``column`` stores, then merge."""
     return merge_rows([TeacherRow(row.ids, column.positions_of(row), row.key) for row in rows])
+
+
+def planned_rows(rows: Sequence[TeacherRow], columns: Sequence[Column]) -> list[TeacherRow]:
+    """Give every row once, sorted by key, of which a column stores something.
+
+    A row without wanted positions has no logits to keep, but hidden states.
+    """
+    merged = merge_rows(rows, keep_empty=True)
+    return [row for row in merged if row.positions.size or any(column.positions_of(row).size for column in columns)]
 
 
 def check_rows(rows: Sequence[TeacherRow], *, num_ids: int) -> None:
@@ -105,7 +114,7 @@ def plan_jobs(
     rows: Sequence[TeacherRow], columns: Sequence[Column], stored: dict[Column, list[Shard]], *, shard_rows: int
 ) -> list[ShardJob]:
     """Order the rows by key, cut them into shards, and leave out what other shards cover."""
-    merged = merge_rows(rows)
+    merged = planned_rows(rows, columns)
     parts = [merged[start : start + shard_rows] for start in range(0, len(merged), shard_rows)]
     plans = {row.key: plan for part in parts for plan in [shard_name(part)] for row in part}
     jobs: dict[str, dict[Column, list[TeacherRow]]] = {plan: {} for plan in dict.fromkeys(plans.values())}
@@ -127,6 +136,28 @@ def make_job(plan: str, wanted: dict[Column, list[TeacherRow]], stored: dict[Col
     )
     union = merge_rows([row for rows in wanted.values() for row in rows])
     return ShardJob(plan, tuple(union), {column: tuple(rows) for column, rows in wanted.items()}, finished)
+
+
+def without_committed(job: ShardJob, folders: dict[Column, Path]) -> ShardJob:
+    """Add what another process has committed since the plan was made to the finished columns.
+
+    Args:
+        job: A claimed shard.
+        folders: Of the columns.
+    """
+    committed = [
+        column for column in job.open_columns if is_committed(folders[column] / shard_name(job.wanted[column]))
+    ]
+    return replace(job, finished=job.finished.union(committed))
+
+
+def is_committed(folder: Path) -> bool:
+    """Say whether a good shard is there; its rows are checked when they are read."""
+    try:
+        open_shard(folder)
+    except CacheError:
+        return False
+    return True
 
 
 def covered_elsewhere(

@@ -3,59 +3,110 @@
 In: a model, or tensors over N positions. Out: a ``Column``; a ``TeacherSignal``.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from tutelage.align import check_ids
 from tutelage.cache.class_scores import ClassScoresColumn
 from tutelage.cache.column import Column, TensorDict
 from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.fixed import DTYPES
+from tutelage.cache.hidden import HiddenColumn, PooledColumn
+from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CapabilityError
 from tutelage.models.head import find_head
-from tutelage.types import Batch, ClassScores, FinalHidden, OutputHead, TeacherSignal, TopK
+from tutelage.models.shrink import decoder_layers
+from tutelage.models.taps import check_layers
+from tutelage.types import (
+    Batch,
+    ClassScores,
+    FinalHidden,
+    HiddenStates,
+    OutputHead,
+    Pooled,
+    Sampled,
+    TeacherRow,
+    TeacherSignal,
+    TopK,
+)
 
 
-def build_column(
-    model: nn.Module,
-    *,
-    kind: str,
-    k: int | None = None,
-    temperatures: Sequence[int | float] = (1.0,),
-    class_token_ids: Sequence[int] | None = None,
-    dtype: str | None = None,
-) -> Column:
+def build_column(model: nn.Module, *, kind: str, dtype: str | None = None, **settings: Any) -> Column:
     """Describe a signal of this teacher.
 
     Args:
         model: The teacher.
-        kind: ``final_hidden``, ``topk`` or ``class_scores``.
-        k: For ``topk``: kept entries.
-        temperatures: For ``topk``: where the signal is to be read.
-        class_token_ids: For ``class_scores``: one id per label.
-        dtype: Stored dtype. By default the teacher's own for hidden states, so that nothing is
-            lost, and ``fp32`` for ``topk``.
+        kind: A key of ``BUILDERS``.
+        dtype: Stored dtype. By default the teacher's own for hidden states, so that nothing is lost, and ``fp32`` for
+            ``topk`` and ``pooled``. ``class_scores`` and ``sampled`` have none.
+        **settings: Keywords of the kind's entry in ``BUILDERS``; those that are None are left out.
 
     Raises:
-        CapabilityError: If the kind is unknown, or a setting that it needs is missing.
+        CapabilityError: If the kind is unknown, a setting that it needs is missing, or one does not fit the model.
         AlignmentError: If a class token id is outside of the head.
     """
+    if kind not in BUILDERS:
+        raise CapabilityError(f"Cannot measure the signal {kind!r}. Expected one of {', '.join(BUILDERS)}.")
+    given = {name: value for name, value in {"dtype": dtype, **settings}.items() if value is not None}
+    builder = BUILDERS[kind]
+    try:
+        inspect.signature(builder).bind(model, **given)
+    except TypeError as error:
+        known = ", ".join(list(inspect.signature(builder).parameters)[1:])
+        raise CapabilityError(
+            f"Cannot measure the signal {kind!r} with {', '.join(given) or 'no settings'}: {error}. Its settings are "
+            f"{known}."
+        ) from error
+    return builder(model, **given)
+
+
+def _final_hidden(model: nn.Module, *, dtype: str | None = None) -> Column:
     weight_UE = find_head(model).weight_VD
-    if kind == "final_hidden":
-        return FinalHiddenColumn(weight_UE.shape[1], dtype or dtype_name(weight_UE.dtype))
-    if kind == "topk" and k is not None:
-        return TopKColumn(k, tuple(temperatures), weight_UE.shape[0], dtype or "fp32")
-    if kind == "class_scores" and class_token_ids is not None:
-        check_ids(np.asarray(class_token_ids), weight_UE.shape[0], "class token ids")
-        return ClassScoresColumn(tuple(class_token_ids))
-    raise CapabilityError(
-        f"Cannot measure the signal {kind!r} with k = {k}, class_token_ids = {class_token_ids}. Expected final_hidden, "
-        "topk with `k`, or class_scores with one token id per label."
-    )
+    return FinalHiddenColumn(weight_UE.shape[1], dtype or dtype_name(weight_UE.dtype))
+
+
+def _topk(model: nn.Module, *, k: int, temperatures: Sequence[float] = (1.0,), dtype: str = "fp32") -> Column:
+    return TopKColumn(k, tuple(temperatures), find_head(model).weight_VD.shape[0], dtype)
+
+
+def _class_scores(model: nn.Module, *, class_token_ids: Sequence[int]) -> Column:
+    check_ids(np.asarray(class_token_ids), find_head(model).weight_VD.shape[0], "class token ids")
+    return ClassScoresColumn(tuple(class_token_ids))
+
+
+def _sampled(model: nn.Module, *, draws: int, temperature: float = 1.0, exact: int = 0, seed: int = 0) -> Column:
+    vocab_size = find_head(model).weight_VD.shape[0]
+    return SampledColumn(num_draws=draws, head_k=exact, temperature=temperature, seed=seed, vocab_size=vocab_size)
+
+
+def _hidden(
+    model: nn.Module, *, layer: int, dtype: str | None = None, token_subset_ratio: float = 1.0, seed: int = 0
+) -> Column:
+    check_layers([layer], num_layers=len(decoder_layers(model)))
+    weight_UE = find_head(model).weight_VD
+    return HiddenColumn(layer, weight_UE.shape[1], dtype or dtype_name(weight_UE.dtype), token_subset_ratio, seed)
+
+
+def _pooled(model: nn.Module, *, layer: int, dtype: str = "fp32") -> Column:
+    check_layers([layer], num_layers=len(decoder_layers(model)))
+    return PooledColumn(layer, find_head(model).weight_VD.shape[1], dtype)
+
+
+BUILDERS: dict[str, Callable[..., Column]] = {
+    "final_hidden": _final_hidden,
+    "topk": _topk,
+    "class_scores": _class_scores,
+    "sampled": _sampled,
+    "hidden": _hidden,
+    "pooled": _pooled,
+}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -70,15 +121,49 @@ def dtype_name(dtype: torch.dtype) -> str:
     return names[dtype]
 
 
-def as_signal(column: Column, tensors: TensorDict, head: OutputHead | None) -> TeacherSignal:
-    """Wrap a column's tensors as the record that the losses read."""
-    if isinstance(column, TopKColumn):
-        log_z_N = column.log_z(tensors["log_z_NT"])
-        return TopK(tensors["ids_NK"], tensors["logprobs_NK"], log_z_N, column.vocab_size)
-    if isinstance(column, ClassScoresColumn):
-        return ClassScores(tensors["scores_NC"])
+def as_signal(
+    column: Column, tensors: TensorDict, head: OutputHead | None, rows: Sequence[TeacherRow] = ()
+) -> TeacherSignal:
+    """Wrap a column's tensors as the record that the losses read.
+
+    Args:
+        column: What the tensors belong to.
+        tensors: Over the column's positions of some rows.
+        head: The teacher's, for ``final_hidden``.
+        rows: The rows, for ``hidden``.
+    """
+    match column:
+        case TopKColumn():
+            log_z_N = column.log_z(tensors["log_z_NT"])
+            return TopK(tensors["ids_NK"], tensors["logprobs_NK"], log_z_N, column.vocab_size)
+        case SampledColumn():
+            weights_NK = sampled_weights(tensors, head_k=column.head_k, num_draws=column.num_draws)
+            logprobs_NK = tensors["logprobs_NK"]
+            return Sampled(tensors["ids_NK"], weights_NK, logprobs_NK, column.temperature, column.vocab_size)
+        case ClassScoresColumn():
+            return ClassScores(tensors["scores_NC"])
+        case HiddenColumn():
+            return HiddenStates(column.layer, tensors["hidden_NE"], [column.positions_of(row) for row in rows])
+        case PooledColumn():
+            return Pooled(column.layer, tensors["pooled_NE"])
     assert head is not None, "a final hidden state needs its head"
     return FinalHidden(tensors["hidden_NE"], head)
+
+
+def sampled_weights(tensors: TensorDict, *, head_k: int, num_draws: int) -> Float[Tensor, "N K"]:
+    """Estimate ``p_T`` from an exact head and draws of the rest; the weights of a position sum to 1.
+
+    Head entries weigh ``p``, drawn ones ``tail mass * count / draws``. The tail mass is ``-expm1(log head mass)`` in
+    float64; where rounding puts the head at 1 or above, the tail weighs nothing.
+    """
+    drawn_NK = tensors["counts_NK"].double() / num_draws
+    head_NH = tensors["logprobs_NK"][:, :head_k].double()
+    if not head_k:
+        return drawn_NK.float()
+    log_mass_N1 = head_NH.logsumexp(dim=1, keepdim=True)
+    weights_NK = drawn_NK * -torch.expm1(log_mass_N1.clamp(max=0))
+    weights_NK[:, :head_k] = (head_NH - log_mass_N1.clamp(min=0)).exp()
+    return weights_NK.float()
 
 
 def wanted_places(column: Column, batch: Batch) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import AlignmentError, DataError, NumericsError
-from tutelage.types import Batch, DenseLogits, FinalHidden, StudentRow, TeacherSignal, TopK
+from tutelage.types import Batch, DenseLogits, FinalHidden, Sampled, StudentRow, TeacherSignal, TopK
 
 NUM_NAMED = 5
 
@@ -41,7 +41,7 @@ def check_rows(rows: Sequence[StudentRow]) -> None:
 def check_signal(signal: TeacherSignal, batch: Batch, *, step: int) -> None:
     """Refuse a teacher signal that is not finite, or is for other positions than the batch's.
 
-    Dense logits may be minus infinity (a padded vocabulary); nothing else may.
+    Dense logits may be minus infinity (a padded vocabulary), and the padding of samples anything; nothing else may.
 
     Raises:
         AlignmentError: If the number of positions differs.
@@ -54,6 +54,9 @@ def check_signal(signal: TeacherSignal, batch: Batch, *, step: int) -> None:
     elif isinstance(signal, TopK):
         signal_NX = torch.cat([signal.logprobs_NK, *(z_N.unsqueeze(1) for z_N in signal.log_z_N.values())], dim=1)
         bad_NX = ~signal_NX.isfinite()
+    elif isinstance(signal, Sampled):
+        signal_NX, is_padding_NX = signal.weights_NK, signal.weights_NK == 0
+        bad_NX = ~(signal.weights_NK.isfinite() & (signal.logprobs_NK.isfinite() | is_padding_NX))
     else:
         return
     if signal_NX.shape[0] != batch.num_targets:

@@ -1,0 +1,187 @@
+"""What a recipe's finished stages left: rows as the teacher read them, and where its cache lies. No model is loaded.
+
+In: a loaded recipe. Out: ``StoredTask``s, rows found by name, the caches of the recipe's teacher.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.config import LoadedRecipe
+from tutelage.errors import DataError
+from tutelage.experiment.adapt import adapt_key, teacher_identity
+from tutelage.experiment.identity import Folders
+from tutelage.experiment.prepare import prepare_key
+from tutelage.experiment.stage import Context, finished
+from tutelage.experiment.teach import FACTS_FILE, splits_to_teach, teach_key
+from tutelage.store import Manifest
+
+HEX_PREFIX = re.compile(r"[0-9a-fA-F]{4,32}")  # shorter ones would be found by chance
+
+
+@dataclass(frozen=True)
+class FoundRow:
+    """One row of a task."""
+
+    task: str
+    split: str
+    index: int  # among all rows of the task: train, validation, test, adapt
+    row: Any  # StudentRow
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """A prepared task; ``fingerprint`` is None until its rows were taught."""
+
+    name: str
+    context: Context
+    data: Any  # TaskData
+    fingerprint: str | None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The teacher's tokenizer."""
+        return self.data.tokenizer
+
+    @property
+    def root(self) -> Path:
+        """The root of the teacher cache."""
+        return self.context.folders.cache
+
+    @cached_property
+    def rows(self) -> list[FoundRow]:
+        """Every row that the teacher reads, with the targets of the gold labels."""
+        splits = splits_to_teach(self.data.prepared.splits)
+        made = [(name, row) for name, examples in splits.items() for row in self.data.rows(examples)]
+        return [FoundRow(self.name, split, index, row) for index, (split, row) in enumerate(made)]
+
+
+def recipe_context(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> Context:
+    """Return the recipe's context as its stages would see it, the adapted teacher included where there is one."""
+    recipe = loaded.recipe
+    context = Context(loaded, Folders(Path(recipe.workspace), recipe.name), show, command="")
+    if recipe.teacher.adapt is not None:
+        prepared = _prepared(context, recipe.teacher.adapt.task)
+        if prepared is not None:
+            key = adapt_key(context, prepared)
+            folder = context.folders.adapted(key)
+            context.adapted = folder if finished(folder, key) is not None else None
+    return context
+
+
+def unprepared_tasks(loaded: LoadedRecipe) -> list[str]:
+    """List the tasks whose rows were not cut yet, or for other settings."""
+    context = recipe_context(loaded, show=print)
+    return [task for task in context.recipe.tasks if _prepared(context, task) is None]
+
+
+def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[StoredTask]:
+    """Open every task of a recipe.
+
+    Raises:
+        DataError: If a task's rows are not prepared.
+    """
+    from tutelage.data import check_verbalisers, read_prepared
+    from tutelage.experiment.origin import taught_source
+    from tutelage.experiment.task_data import TaskData
+    from tutelage.models.load import end_of_turn_id, load_config, load_tokenizer
+
+    context = recipe_context(loaded, show=show)
+    if unprepared := unprepared_tasks(loaded):
+        raise DataError(
+            f"The rows of task {unprepared[0]!r} are not prepared for this recipe. Run `tutelage run {loaded.path} "
+            "--until prepare`; `--until teach` asks the teacher too."
+        )
+    source = taught_source(context)
+    tokenizer, config = load_tokenizer(source), load_config(source)
+    tasks = []
+    for task, section in context.recipe.tasks.items():
+        prepared = read_prepared(context.folders.prepared(task))
+        check_verbalisers(tokenizer, prepared.task)
+        end_id, num_ids = end_of_turn_id(tokenizer, config), config.get_text_config().vocab_size
+        data = TaskData(context, prepared, tokenizer, num_ids, end_id, section.max_length)
+        tasks.append(StoredTask(task, context, data, task_fingerprint(context, task)))
+    return tasks
+
+
+def task_fingerprint(context: Context, task: str) -> str | None:
+    """Return the fingerprint of the teacher that taught a task's rows under these very settings, or None."""
+    folder, prepared = context.folders.taught(task), _prepared(context, task)
+    teacher = _teacher(context)
+    if prepared is None or teacher is None or finished(folder, teach_key(context, task, prepared, teacher)) is None:
+        return None
+    return json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["fingerprint"]
+
+
+def require_fingerprints(context: Context) -> dict[str, str]:
+    """Return the teacher's fingerprint of every task.
+
+    Raises:
+        DataError: If a task was not taught, or the recipe was changed since.
+    """
+    found = {task: task_fingerprint(context, task) for task in context.recipe.tasks}
+    missing = [task for task, fingerprint in found.items() if fingerprint is None]
+    if missing:
+        raise DataError(
+            f"Task {missing[0]!r} was not taught under the settings of {context.loaded.path}. Run `tutelage run "
+            f"{context.loaded.path} --until teach`, or name the cache's folder instead of the recipe."
+        )
+    return {task: fingerprint for task, fingerprint in found.items() if fingerprint is not None}
+
+
+def find_row(tasks: list[StoredTask], name: str) -> tuple[StoredTask, FoundRow]:
+    """Find a row by its item key, its number (tasks counted through), or the first hex digits of its row key.
+
+    Raises:
+        DataError: If nothing or several different rows are meant.
+    """
+    everything = [(task, row) for task in tasks for row in task.rows]
+    by_item = [each for each in everything if each[1].row.item_key == name]
+    if by_item:
+        return by_item[0]
+    if name.isdecimal() and int(name) < len(everything):
+        return everything[int(name)]
+    if HEX_PREFIX.fullmatch(name):
+        by_key = {each[1].row.teacher_key: each for each in everything if _begins(each[1], name)}
+        if len(by_key) > 1:
+            raise DataError(f"{len(by_key)} row keys begin with {name}. Give more digits.")
+        if by_key:
+            return next(iter(by_key.values()))
+    example = everything[0][1].row.item_key if everything else "none"
+    raise DataError(
+        f"No row is called {name!r}. Expected an item key such as {example}, a number below {len(everything)}, or at "
+        "least 4 hex digits of a row key."
+    )
+
+
+def choose_rows(tasks: list[StoredTask], *, count: int, seed: int) -> list[tuple[StoredTask, FoundRow]]:
+    """Choose training rows at random, spread over the tasks; the same seed chooses the same rows."""
+    training = [(task, row) for task in tasks for row in task.rows if row.split == "train"]
+    order = np.random.default_rng(seed).permutation(len(training))[:count]
+    return [training[number] for number in order]
+
+
+def _begins(found: FoundRow, prefix: str) -> bool:
+    return found.row.teacher_key.hex().startswith(prefix.lower())
+
+
+def _prepared(context: Context, task: str) -> Manifest | None:
+    return finished(context.folders.prepared(task), prepare_key(context, task))
+
+
+def _teacher(context: Context) -> str | None:
+    """Identify the teacher as the teach stage does; None while its adaptation is not finished."""
+    section = context.recipe.teacher.adapt
+    if section is None:
+        return teacher_identity(context)
+    prepared = _prepared(context, section.task)
+    if prepared is None or context.adapted is None:
+        return None
+    manifest = finished(context.adapted, adapt_key(context, prepared))
+    return manifest.content_digest if manifest is not None else None
