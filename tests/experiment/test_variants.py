@@ -5,6 +5,7 @@ import json
 import pytest
 from tiny_experiment import RECIPE, run_tiny, write_experiment
 
+from tutelage.errors import CapabilityError
 from tutelage.experiment import list_runs
 
 
@@ -38,6 +39,30 @@ def test_a_method_may_read_the_top_k_signal(tmp_path):
     changed = RECIPE.replace("k: 8", "k: 24").replace("{kind: logit, ", "{kind: logit, signal: topk, ")
     done = run_tiny(write_experiment(tmp_path, recipe=changed), "seeds.report=[1]", until="train")
     assert metrics_of(done, "KD1")["test"]["n"] == 32
+
+
+def test_a_method_may_read_draws_and_hidden_states_are_kept_beside_them(tmp_path):
+    signals = (
+        "signals: [{kind: final_hidden}, {kind: sampled, draws: 12, exact: 2, temperatures: [1, 2]}, "
+        "{kind: hidden, stride: 2, token_subset_ratio: 0.5, dtype: int8}, {kind: pooled, layers: [0, 3]}]"
+    )
+    changed = RECIPE.replace("signals: [{kind: final_hidden}, {kind: topk, k: 8, temperatures: [1, 2]}]", signals)
+    changed = changed.replace("{kind: logit, ", "{kind: logit, signal: sampled, ")
+    done = run_tiny(write_experiment(tmp_path, recipe=changed), "seeds.report=[1]", until="train")
+    assert metrics_of(done, "KD1")["test"]["n"] == 32
+    facts = json.loads((done.root / "teach" / "sentiment" / "teach.json").read_text())
+    assert [column["temperature"] for column in facts["columns"] if column["kind"] == "sampled"] == [1.0, 2.0]
+    assert [column["layer"] for column in facts["columns"] if column["kind"] == "hidden"] == [2, 4]
+    assert [column["layer"] for column in facts["columns"] if column["kind"] == "pooled"] == [0, 3]
+    assert set(facts["stored_positions"]) == set(facts["bytes_per_position"])
+
+
+def test_a_layer_that_the_teacher_lacks_is_an_error_of_the_recipe(tmp_path):
+    recipe = write_experiment(
+        tmp_path, recipe=RECIPE.replace("{kind: final_hidden},", "{kind: final_hidden}, {kind: pooled, layers: [99]},")
+    )
+    with pytest.raises(CapabilityError, match="layer 99"):
+        run_tiny(recipe, "seeds.report=[1]", until="teach")
 
 
 def test_packed_rows_give_the_scores_of_padded_ones(tmp_path):

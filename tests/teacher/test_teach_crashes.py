@@ -6,6 +6,7 @@ its time on imports. It dies by SIGKILL at the armed point, so nothing can tidy 
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,16 @@ import torch
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, teacher_rows
 from transformers import LlamaForCausalLM
 
-from tutelage.cache import FinalHiddenColumn, TopKColumn, cache_digest, verify_cache
+from tutelage.cache import (
+    ClassScoresColumn,
+    FinalHiddenColumn,
+    HiddenColumn,
+    PooledColumn,
+    SampledColumn,
+    TopKColumn,
+    cache_digest,
+    verify_cache,
+)
 from tutelage.errors import DiskError
 from tutelage.store import crash
 from tutelage.teacher import TeachReport, teach
@@ -33,7 +43,9 @@ def digests(report: TeachReport, root: Path) -> dict[str, str]:
     return report.digests | shards
 
 
-def run_and_die(model: LlamaForCausalLM, root: Path, passage: str) -> bool:
+def run_and_die(
+    model: LlamaForCausalLM, root: Path, passage: str, *, run: Callable[[LlamaForCausalLM, Path], object] = run
+) -> bool:
     """Run in a fork; say whether SIGKILL ended it."""
     child = os.fork()
     if child == 0:
@@ -132,8 +144,34 @@ def test_a_kill_between_two_columns_changes_no_batch_shape(tmp_path: Path, teach
     assert digests(run(teacher_model, tmp_path / "killed"), tmp_path / "killed") == expected
 
 
+def test_a_kill_among_columns_that_share_one_pass_changes_none_of_them(
+    tmp_path: Path, teacher_model: LlamaForCausalLM
+) -> None:
+    columns = [
+        TopKColumn(8, (1, 2), VOCAB_SIZE),
+        ClassScoresColumn((3, 4)),
+        SampledColumn(6, 2.0, 0, VOCAB_SIZE, head_k=2),
+        HiddenColumn(1, 32, "int8", 0.5),
+        PooledColumn(2, 32, "fp32"),
+    ]
+
+    def digests_after(root: Path, passage: str | None) -> dict[str, str]:
+        def fill(model: LlamaForCausalLM, where: Path) -> TeachReport:
+            options = {"root": where, "fingerprint": FINGERPRINT, "shard_rows": 12, "token_budget": 50}
+            return teach(model, ROWS, columns=columns, **options)
+
+        if passage is not None:
+            assert run_and_die(teacher_model, root, passage, run=fill)
+        return fill(teacher_model, root).digests
+
+    expected = digests_after(tmp_path / "whole", None)
+    for count in (2, 3, 5):  # one, two and four of the five columns are committed
+        root = tmp_path / str(count)
+        assert digests_after(root, f"cache.shard.before_payload:{count}") == expected, count
+
+
 @pytest.mark.parametrize(("count", "num_computed"), [(1, 12), (2, 12), (3, 6), (4, 6)])
-def test_a_kill_loses_at_most_one_shard(
+def test_a_kill_loses_at_most_one_finished_shard(
     tmp_path: Path, teacher_model: LlamaForCausalLM, count: int, num_computed: int
 ) -> None:
     assert run_and_die(teacher_model, tmp_path, f"cache.shard.before_rename:{count}")

@@ -34,8 +34,9 @@ def forecast(recipe: Recipe, folders: Folders, waiting: Sequence[str]) -> dict[s
     facts = [path for path in folders.root.glob("teach/*/teach.json") if read_manifest(path.parent) is not None]
     for path in facts:
         taught = json.loads(path.read_text(encoding="utf-8"))
+        stored = taught.get("stored_positions", {})  # missing where the stage ran before it was recorded
         num_bytes = sum(
-            sum(parts.values()) * taught["stored_positions"][column]
+            sum(parts.values()) * stored.get(column, taught["num_positions"])
             for column, parts in taught["bytes_per_position"].items()
         )
         found[f"cache of {path.parent.name}"] = (
