@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
 
     By default every tensor above 32 MiB is mapped and unmapped anew, and its pages are faulted in and
     zeroed at first touch: a fifth of the processor time of a training step on two cores. Freed memory up
-    to 2 GiB stays with the process instead; the peak does not change. Elsewhere than under the GNU C library
+    to 2 GiB stays with the process instead; the peak rises by up to a tenth. Elsewhere than under the GNU C library
     (macOS, Windows, musl) nothing is done.
 
     Returns:
