@@ -88,15 +88,11 @@ def write(root: Path, column: TopKColumn | FinalHiddenColumn | ClassScoresColumn
 def test_find_column_fills_in_what_the_cache_knows(tmp_path: Path) -> None:
     for column in (FinalHiddenColumn(8), TopKColumn(4, (1, 2), 97), TopKColumn(9, (1, 4), 97, "fp16")):
         write(tmp_path, column)
-    write(tmp_path, ClassScoresColumn((3, 4)))
-    write(tmp_path, ClassScoresColumn((4, 3)))
     assert find_column(tmp_path, TEACHER, kind="final_hidden") == FinalHiddenColumn(8)
     assert find_column(tmp_path, TEACHER, kind="topk", k=3) == TopKColumn(3, (1,), 97)
     assert find_column(tmp_path, TEACHER, kind="topk", temperatures=[2]) == TopKColumn(4, (2,), 97)
     assert find_column(tmp_path, TEACHER, kind="topk", k=5, temperatures=[4]) == TopKColumn(5, (4,), 97, "fp16")
     assert find_column(tmp_path, TEACHER, kind="topk", dtype="fp16") == TopKColumn(9, (1,), 97, "fp16")
-    found = find_column(tmp_path, TEACHER, kind="class_scores", class_token_ids=[4, 3])
-    assert found == ClassScoresColumn((4, 3))
 
 
 def test_find_column_names_the_stored_temperatures(tmp_path: Path) -> None:

@@ -242,20 +242,15 @@ def test_names_of_sampled_columns_differ_wherever_specs_differ() -> None:
     assert not any(a.serves(b) for a in columns for b in columns if a != b)
 
 
-def test_draws_are_found_by_temperature_and_number(tmp_path) -> None:
+def test_of_several_draws_none_is_chosen_silently(tmp_path) -> None:
     rows = random_rows(3)
-    columns = [SampledColumn(5, 1, 0, 97), SampledColumn(9, 1, 0, 97), SampledColumn(5, 4, 0, 97)]
-    for column in columns:
+    columns = [SampledColumn(5, 1, 0, 97), SampledColumn(5, 1, 1, 97)]
+    for number, column in enumerate(columns):
         ShardWriter(tmp_path, TEACHER, column).write_shard(rows, random_tensors(column, num_positions(rows)))
-    assert find_column(tmp_path, TEACHER, kind="sampled") == columns[1]
-    assert find_column(tmp_path, TEACHER, kind="sampled", num_draws=5) == columns[0]
-    assert find_column(tmp_path, TEACHER, kind="sampled", temperatures=[4]) == columns[2]
-    with pytest.raises(CapabilityError, match=r"T = 2; stored temperatures: \[1.0, 4.0\]"):
-        find_column(tmp_path, TEACHER, kind="sampled", temperatures=[2])
-    with pytest.raises(CapabilityError, match="one temperature"):
-        find_column(tmp_path, TEACHER, kind="sampled", temperatures=[1, 4])
-    with pytest.raises(CacheError, match="expected 7"):
-        find_column(tmp_path, TEACHER, kind="sampled", num_draws=7)
+        if number == 0:
+            assert find_column(tmp_path, TEACHER, kind="sampled") == column
+    with pytest.raises(CacheError, match="several sampled signals"):
+        find_column(tmp_path, TEACHER, kind="sampled")
 
 
 def test_drawing_helper_draws_from_the_tail_only() -> None:

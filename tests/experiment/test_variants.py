@@ -7,6 +7,7 @@ from tiny_experiment import RECIPE, run_tiny, write_experiment
 
 from tutelage.errors import CapabilityError
 from tutelage.experiment import list_runs
+from tutelage.store import read_manifest
 
 
 def metrics_of(done, prefix: str) -> dict:
@@ -55,6 +56,25 @@ def test_a_method_may_read_draws_and_hidden_states_are_kept_beside_them(tmp_path
     assert [column["layer"] for column in facts["columns"] if column["kind"] == "hidden"] == [2, 4]
     assert [column["layer"] for column in facts["columns"] if column["kind"] == "pooled"] == [0, 3]
     assert set(facts["stored_positions"]) == set(facts["bytes_per_position"])
+
+
+def test_an_experiment_reads_its_own_draws_and_not_those_of_another_in_the_same_workspace(tmp_path):
+    def learn(folder, seed):
+        signals = f"signals: [{{kind: sampled, draws: 6, temperatures: [2], seed: {seed}}}]"
+        changed = RECIPE.replace("signals: [{kind: final_hidden}, {kind: topk, k: 8, temperatures: [1, 2]}]", signals)
+        changed = changed.replace("{kind: logit, ", "{kind: logit, signal: sampled, ")
+        recipe = write_experiment(folder, recipe=changed)
+        run_tiny(recipe, f"name=seed{seed}", "seeds.report=[1]", until="train")
+        (run,) = (recipe.parent / "runs" / f"seed{seed}").glob("KD1_*_seed1")
+        return read_manifest(run).files["items.parquet"]["sha256"]
+
+    found = []
+    for order in ((0, 1), (1, 0)):
+        folder = tmp_path / f"first{order[0]}"
+        folder.mkdir()
+        found.append({seed: learn(folder, seed) for seed in order})
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1], "draws that teach the same would prove nothing"
 
 
 def test_a_layer_that_the_teacher_lacks_is_an_error_of_the_recipe(tmp_path):

@@ -17,7 +17,6 @@ from torch import nn
 
 from tutelage.align import check_same_tokenizer
 from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
-from tutelage.cache import find_column
 from tutelage.data import PreparedTask, read_prepared
 from tutelage.evaluate import (
     FIDELITY_SIGNALS,
@@ -159,17 +158,8 @@ def open_student(
 def cached_teacher(context: Context, run: Run, taught: Taught, rows: list[Any], *, device: torch.device) -> Any:
     """Open the cached signal that a method names; for the control, with its rows permuted."""
     method = method_of(context.recipe, run)
-    signal = next(each for each in context.recipe.signals if each.kind == method.signal)
-    root, fingerprint = context.folders.cache, taught.facts["fingerprint"]
-    column = find_column(
-        root,
-        fingerprint,
-        kind=signal.kind,
-        k=getattr(signal, "k", None),
-        num_draws=getattr(signal, "draws", None),
-        temperatures=signal_temperatures(method),
-    )
-    teacher = CachedTeacher(root, fingerprint, column, device=device)
+    column = taught.column(method.signal, signal_temperatures(method))
+    teacher = CachedTeacher(context.folders.cache, taught.facts["fingerprint"], column, device=device)
     return PermutedTeacher(teacher, rows, seed=run.seed or 0) if run.role == "control" else teacher
 
 
@@ -218,7 +208,7 @@ class Scorer:
             return metrics(items)
         root, fingerprint = self.context.folders.cache, self.taught.facts["fingerprint"]
         examples = self.data.prepared.splits["test"][: self.context.recipe.evaluate.fidelity_rows]
-        column = find_column(root, fingerprint, kind=kinds[0])
+        column = self.taught.column(kinds[0])
         with self.precision():
             close = fidelity(
                 model,

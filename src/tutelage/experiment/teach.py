@@ -6,7 +6,7 @@ scores of every split and what a reader needs to find the cache again.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,23 @@ class Taught:
     def facts(self) -> dict[str, Any]:
         """Fingerprint, columns, counts."""
         return json.loads((self.folder / FACTS_FILE).read_text(encoding="utf-8"))
+
+    def column(self, kind: str, temperatures: Sequence[float] = (1.0,)) -> Any:
+        """Return the column that this stage stored for a signal of the recipe.
+
+        The cache is shared: another experiment may have put other draws or another number format beside it.
+
+        Args:
+            kind: Of the signal.
+            temperatures: At which it will be read; those that were not stored are refused on reading.
+        """
+        from tutelage.cache import SampledColumn, TopKColumn, column_from_spec
+
+        own = [column_from_spec(spec) for spec in self.facts["columns"] if spec["kind"] == kind]
+        if isinstance(own[0], TopKColumn):
+            return replace(own[0], temperatures=tuple(temperatures))
+        drawn = [each for each in own if isinstance(each, SampledColumn) and each.temperature in temperatures]
+        return (drawn or own)[0]
 
     def class_scores(self, split: str) -> np.ndarray:
         """Return the teacher's log-probability of each label, float64 [B, C], in the order of the split."""
@@ -209,9 +226,9 @@ def single_token_labels(tokenizer: Any, verbalisers: Sequence[str]) -> list[int]
 
 def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: Sequence[Any]) -> np.ndarray:
     """Read the class scores of rows out of the cache: float64 [B, C]."""
-    from tutelage.cache import CacheReader, find_column
+    from tutelage.cache import CacheReader, ClassScoresColumn
 
-    column = find_column(root, fingerprint, kind="class_scores", class_token_ids=class_ids)
+    column = ClassScoresColumn(tuple(class_ids))
     reader = CacheReader(root, fingerprint, column)
     asked = [teacher_row(row) for row in rows]
     return (
