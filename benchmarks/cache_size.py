@@ -12,6 +12,7 @@ import torch
 from benchmarks.peer_formats import FORMATS
 from benchmarks.prose import MODEL, Prose, load_sample, read_prose, untrained_student
 from benchmarks.records import record
+from tutelage.cache import Column
 from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.evaluate.frontier import angle_between, hidden_gradient, step_gradient, store_and_read
@@ -22,7 +23,7 @@ NUM_ROWS, STUDENT_LAYERS = 2, 24
 TEMPERATURE = 1.0
 PEER_K = (12, 25, 50, 128, 256)
 OUR_DRAWS = (12, 25, 50)
-PARQUET_TARGET, POLYNOMIAL_TARGET, FLAT_TARGET = 0.25, 0.5, 0.5  # PEERS sets none for int32 + fp16
+TARGETS = {"parquet lists + zstd": 0.25, "DistillKit-style polynomial": 0.5}  # int32 + fp16 is shown without one
 MAX_BYTES, MAX_DEGREES = 40.0, 10.0  # B6
 
 
@@ -57,51 +58,61 @@ class Judge:
         return Point(name, round(size, 2), round(angle.degrees, 2), round(angle.norm_ratio, 3))
 
 
-def measure_points() -> tuple[list[Point], dict[str, list[Point]], dict[str, Any]]:
-    """Return our points, those of each peer format, and what they were measured on."""
-    prose = read_prose(load_sample(torch.bfloat16), NUM_ROWS)
-    judge = Judge(prose)
-    vocab = prose.head.weight_VD.shape[0]
-    ours = []
-    for draws in OUR_DRAWS:
-        column = SampledColumn(draws, TEMPERATURE, 0, vocab)
-        signal, parts = store_and_read(column, prose.hidden_NE, prose.head, prose.rows)
-        ours.append(judge.point(f"sampled n={draws}", sum(parts.values()), signal))
-    exact = TopKColumn(max(PEER_K), (1.0,), vocab, "fp32")
-    widest, _ = store_and_read(exact, prose.hidden_NE, prose.head, prose.rows)
-    assert isinstance(widest, TopK)
-    peers: dict[str, list[Point]] = {name: [] for name in FORMATS}
-    for k in PEER_K:
-        signal = TopK(widest.ids_NK[:, :k], widest.logprobs_NK[:, :k], widest.log_z_N, vocab)
-        for name, store in FORMATS.items():
-            size, read = store(signal)
-            peers[name].append(judge.point(f"top-{k}", size, read))
-    setting = {
-        "teacher": MODEL,
-        "text": "docstrings of the standard library",
-        "text_sha256": prose.text_sha256,
-        "positions": prose.num_positions,
-        "student": f"{STUDENT_LAYERS} evenly spaced layers, not trained",
-        "temperature": TEMPERATURE,
-    }
-    return ours, peers, setting
+class Bench:
+    """The prose, the judge, and what both were made of."""
+
+    def __init__(self) -> None:
+        self.prose = read_prose(load_sample(torch.bfloat16), NUM_ROWS)
+        self.judge = Judge(self.prose)
+        self.vocab = self.prose.head.weight_VD.shape[0]
+        self.setting: dict[str, Any] = {
+            "teacher": MODEL,
+            "text": "docstrings of the standard library",
+            "text_sha256": self.prose.text_sha256,
+            "positions": self.prose.num_positions,
+            "student": f"{STUDENT_LAYERS} evenly spaced layers, not trained",
+            "temperature": TEMPERATURE,
+        }
+
+    def stored(self, column: Column) -> tuple[TeacherSignal, dict[str, float]]:
+        """Encode a column and read it back: the signal, and bytes per position by part."""
+        return store_and_read(column, self.prose.hidden_NE, self.prose.head, self.prose.rows)
+
+    def ours(self) -> list[Point]:
+        """Measure samples with some numbers of draws."""
+        points = []
+        for draws in OUR_DRAWS:
+            signal, parts = self.stored(SampledColumn(draws, TEMPERATURE, 0, self.vocab))
+            points.append(self.judge.point(f"sampled n={draws}", sum(parts.values()), signal))
+        return points
+
+    def peers(self) -> dict[str, list[Point]]:
+        """Measure every peer format with some numbers of kept entries."""
+        widest, _ = self.stored(TopKColumn(max(PEER_K), (1.0,), self.vocab, "fp32"))
+        assert isinstance(widest, TopK)
+        points: dict[str, list[Point]] = {name: [] for name in FORMATS}
+        for k in PEER_K:
+            signal = TopK(widest.ids_NK[:, :k], widest.logprobs_NK[:, :k], widest.log_z_N, self.vocab)
+            for name, store in FORMATS.items():
+                points[name].append(self.judge.point(f"top-{k}", *store(signal)))
+        return points
 
 
 def measure() -> list[dict[str, Any]]:
     """B3: our smallest signal at least as faithful as the peer's, over the peer's bytes; B6: the angle at 40 bytes."""
-    ours, peers, setting = measure_points()
-    shown = {"ours": [vars(point) for point in ours]}
-    targets = dict(zip(FORMATS, (PARQUET_TARGET, FLAT_TARGET, POLYNOMIAL_TARGET), strict=True))
+    bench = Bench()
+    ours, peers = bench.ours(), bench.peers()
+    shown = {**bench.setting, "ours": [vars(point) for point in ours]}
     rows = []
     for name, points in peers.items():
         ratio, pair = best_ratio(ours, points)
-        details = {**setting, **shown, "peer": [vars(point) for point in points], "compared": pair}
+        details = {**shown, "peer": [vars(point) for point in points], "compared": pair}
         rows.append(
             record(
                 "B3",
                 f"bytes per position at equal angle, against {name}",
                 ratio,
-                targets[name],
+                TARGETS.get(name),
                 at_most=True,
                 **details,
             )
@@ -124,9 +135,12 @@ def best_ratio(ours: list[Point], peers: list[Point]) -> tuple[float, list[str]]
 
 def measure_angle() -> list[dict[str, Any]]:
     """B6, first half: the smallest angle that at most 40 bytes buy."""
-    ours, _, setting = measure_points()
+    bench = Bench()
+    ours = bench.ours()
     best = min((point for point in ours if point.bytes_per_position <= MAX_BYTES), key=lambda point: point.degrees)
     what = f"degrees to dense distillation at {best.bytes_per_position} bytes per position ({best.name})"
     return [
-        record("B6", what, best.degrees, MAX_DEGREES, at_most=True, **setting, ours=[vars(point) for point in ours])
+        record(
+            "B6", what, best.degrees, MAX_DEGREES, at_most=True, **bench.setting, ours=[vars(point) for point in ours]
+        )
     ]

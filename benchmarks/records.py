@@ -15,10 +15,10 @@ ROUNDS = 7
 
 
 def record(
-    id_: str, what: str, ratio: float, target: float, *, at_most: bool = False, **details: Any
+    id_: str, what: str, ratio: float, target: float | None, *, at_most: bool = False, **details: Any
 ) -> dict[str, Any]:
-    """Make a record; ``at_most`` says that a smaller ratio is better."""
-    met = ratio <= target if at_most else ratio >= target
+    """Make a record; ``at_most`` says that a smaller ratio is better. Without a target, nothing can be met."""
+    met = None if target is None else ratio <= target if at_most else ratio >= target
     shared = {"what": what, "threads": torch.get_num_threads(), "load_average": os.getloadavg()}
     return {
         "id": id_,

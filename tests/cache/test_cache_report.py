@@ -85,6 +85,13 @@ def write(root: Path, column: TopKColumn | FinalHiddenColumn | ClassScoresColumn
     ShardWriter(root, TEACHER, column).write_shard(narrow, random_tensors(column, num_positions(narrow)))
 
 
+def test_the_parts_of_records_of_one_size_are_counted_without_reading_them(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path, FinalHiddenColumn(8))
+    expected = bytes_per_position(tmp_path, TEACHER, FinalHiddenColumn(8))
+    monkeypatch.setattr("tutelage.cache.shard.Shard.read_row", None)
+    assert bytes_per_position(tmp_path, TEACHER, FinalHiddenColumn(8)) == expected
+
+
 def test_find_column_fills_in_what_the_cache_knows(tmp_path: Path) -> None:
     for column in (FinalHiddenColumn(8), TopKColumn(4, (1, 2), 97), TopKColumn(9, (1, 4), 97, "fp16")):
         write(tmp_path, column)

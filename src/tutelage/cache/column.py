@@ -4,7 +4,7 @@ In: a dict of tensors over N positions. Out: one block of bytes per row, and bac
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,8 +55,8 @@ class Column(ABC):
         """Undo :meth:`encode_rows`; blocks are ``uint8 [bytes]``, their own tensors come out."""
 
     @abstractmethod
-    def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
-        """Split the bytes of some blocks by what they hold (ids, values, ...)."""
+    def count_parts(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> dict[str, int]:
+        """Split the bytes of some blocks by what they hold (ids, values, ...); blocks are read only where needed."""
 
     def fits(self, num_bytes: np.ndarray, counts: np.ndarray) -> bool:
         """Say whether blocks of ``num_bytes`` [R] can hold ``counts`` [R] positions."""

@@ -4,7 +4,7 @@ In: a dict of tensors over N positions. Out: ``uint8 [N, stride]`` records, and 
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class FixedColumn(Column):
         return self.decode(records)
 
     @override
-    def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
+    def count_parts(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> dict[str, int]:
         return {name: size * int(counts.sum()) for name, size in self.parts.items()}
 
     @override

@@ -33,7 +33,7 @@ def bytes_per_position(root: Path, teacher: str, column: Column) -> dict[str, fl
     total = sum(file.stat().st_size for shard in shards for file in shard.folder.iterdir())
     parts: dict[str, float] = {}
     for shard in shards:
-        blocks = [shard.read_row(number)[1] for number in range(len(shard.index))]
+        blocks = (shard.read_row(number)[1] for number in range(len(shard.index)))
         for name, size in column.count_parts(blocks, shard.index["num_positions"].astype(np.int64)).items():
             parts[name] = parts.get(name, 0.0) + size / num_positions
     return {**parts, "metadata": total / num_positions - sum(parts.values())}

@@ -4,7 +4,7 @@ In: ids, how often each was drawn, log-probabilities. Out: one block of bits per
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -205,8 +205,9 @@ class SampledColumn(Column):
         }
 
     @override
-    def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
+    def count_parts(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> dict[str, int]:
         """See :class:`Column`; the bits that fill up the last bytes are counted to the ids."""
+        blocks = list(blocks)
         _, bits = self._read(blocks, counts)
         parts = {"counts": (bits["sizes"] + bits["counts"]) // 8, "values": (bits["values"] + bits["head_values"]) // 8}
         return {"ids": sum(len(block) for block in blocks) - sum(parts.values()), **parts}

@@ -4,7 +4,7 @@ In: ids, finish reasons and texts of K samples per prompt. Out: one block of byt
 Axes here: N prompts, K samples of a prompt, L tokens and M bytes of the longest answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -147,7 +147,7 @@ class SequencesColumn(Column):
         return samples
 
     @override
-    def count_parts(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, int]:
+    def count_parts(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> dict[str, int]:
         headers = [np.frombuffer(block.tobytes(), HEADER, count=self.num_samples) for block in blocks]
         num_ids = sum(int(header["num_ids"].sum()) for header in headers)
         return {

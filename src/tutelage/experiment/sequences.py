@@ -53,14 +53,7 @@ def sequence_facts(
         fingerprint=fingerprint,
         token_budget=context.recipe.evaluate.token_budget,
         progress=context.progress("sequences"),
-        provenance={
-            "teacher": lesson.source.name,
-            "teacher_licence": context.recipe.teacher.licence or lesson.source.licence,
-            "data": data.prepared.info["source"],
-            "data_licence": data.prepared.info["licence"],
-            "template": task.template,
-            "chat_template": data.tokenizer.chat_template if chat else None,
-        },
+        provenance=lesson.provenance(context) | {"chat_template": data.tokenizer.chat_template if chat else None},
         should_stop=should_stop,
     )
     labels = [words.strip() for words in task.verbalisers]

@@ -135,6 +135,17 @@ class Lesson:
         """One token id per label, or None when a verbaliser takes several."""
         return single_token_labels(self.data.tokenizer, self.data.prepared.task.verbalisers)
 
+    def provenance(self, context: Context) -> dict[str, Any]:
+        """Return where teacher and rows come from, licences included."""
+        prepared = self.data.prepared
+        return {
+            "teacher": self.source.name,
+            "teacher_licence": context.recipe.teacher.licence or self.source.licence,
+            "data": prepared.info["source"],
+            "data_licence": prepared.info["licence"],
+            "template": prepared.task.template,
+        }
+
     def scores(self, context: Context, name: str, rows: Sequence[Any], fingerprint: str) -> np.ndarray:
         """Return the class scores of a split: from the cache, or live where labels take several tokens."""
         if self.class_ids is not None:
@@ -173,13 +184,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
             fingerprint=fingerprint,
             token_budget=context.recipe.evaluate.token_budget,
             progress=context.progress("teach"),
-            provenance={
-                "teacher": source.name,
-                "teacher_licence": context.recipe.teacher.licence or source.licence,
-                "data": lesson.data.prepared.info["source"],
-                "data_licence": lesson.data.prepared.info["licence"],
-                "template": lesson.data.prepared.task.template,
-            },
+            provenance=lesson.provenance(context),
             should_stop=lambda: _answer(stop),
         )
         generated = sequence_facts(context, lesson, fingerprint, should_stop=lambda: _answer(stop))
