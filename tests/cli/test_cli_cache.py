@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from tiny_experiment import RECIPE, run_tiny, write_experiment
 from typer.testing import CliRunner, Result
 
 from tutelage.cli.app import app
-
-HEAVY = ("torch", "transformers", "datasets", "peft", "matplotlib", "scipy", "pyarrow")
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +49,6 @@ def damage(folder: Path, number: int = 0) -> Path:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     return path.parent
-
-
-@pytest.mark.parametrize("arguments", [["cache", "--help"], ["cache", "report", "--help"], ["preview", "--help"]])
-def test_help_loads_nothing_heavy(arguments: list[str]):
-    code = f"""
-import sys
-sys.argv = ["tutelage", *{arguments!r}]
-from tutelage.cli import main
-try:
-    main()
-finally:
-    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert done.stderr.strip().endswith("[]")
 
 
 def test_the_report_is_the_same_from_the_recipe_and_from_its_folders(at_home: None):

@@ -32,7 +32,17 @@ def write_run(workspace: Path, experiment: str, run_id: str, accuracy: float) ->
         write_json(folder / "run.json", record)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["runs", "--help"], ["version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["runs", "--help"],
+        ["cache", "report", "--help"],
+        ["preview", "--help"],
+        ["version"],
+    ],
+)
 def test_help_loads_nothing_heavy(arguments: list[str]):
     code = f"""
 import sys
