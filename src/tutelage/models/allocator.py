@@ -15,9 +15,9 @@ def keep_freed_memory() -> bool:
     """Let the GNU C library reuse large blocks instead of returning each to the system.
 
     By default every tensor above 32 MiB is mapped and unmapped anew, and its pages are faulted in and
-    zeroed at first touch: a fifth of the processor time of a training step on two cores. Freed memory up
-    to 2 GiB stays with the process instead; the peak rises by up to a tenth. Elsewhere than under the GNU C library
-    (macOS, Windows, musl) nothing is done.
+    zeroed at first touch: up to a fifth of the processor time of a training step. Freed memory up to 2 GiB stays
+    with the process instead, which raises the peak: by a tenth in the benchmark, by 0.8 GiB in the demo. Elsewhere
+    than under the GNU C library (macOS, Windows, musl) nothing is done.
 
     Returns:
         True if the settings are in force.
