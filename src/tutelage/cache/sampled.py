@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tutelage.cache.bits import MAX_WIDTH, BitReader, bit_width, damaged_block, pack_bits, pack_fields
-from tutelage.cache.column import Column, TensorDict, first_true
+from tutelage.cache.column import Column, TensorDict, first_true, sorted_rows
 from tutelage.cache.count_code import count_bits, read_counts
 from tutelage.cache.id_classes import FINENESS_BITS, base_classes, choose_code
 from tutelage.cache.id_sets import read_row_codes, read_sets, row_code_bits, set_bits
@@ -122,7 +122,7 @@ class SampledColumn(Column):
         sizes_N1 = drawn_NK.sum(dim=1, keepdim=True)
         in_place_NK = (places_K >= self.head_k) & (places_K < self.head_k + sizes_N1)
         kept_NK = drawn_NK | (places_K < self.head_k)
-        distinct_NK = torch.where(kept_NK, ids_NK, -1 - places_K).sort(dim=1).values
+        distinct_NK = sorted_rows(torch.where(kept_NK, ids_NK, -1 - places_K))
         drawn_ids_NK = torch.where(drawn_NK, ids_NK, self.vocab_size)[:, self.head_k :]
         mass_N = logprobs_NK.double().exp().mul(kept_NK).sum(dim=1)
         padding_NK = (ids_NK != 0) | (logprobs_NK != 0) | (counts_NK != 0)

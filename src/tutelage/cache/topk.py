@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from tutelage.cache.bits import bit_width, pack_records, unpack_records
-from tutelage.cache.column import Column, TensorDict, first_true
+from tutelage.cache.column import Column, TensorDict, first_true, sorted_rows
 from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, to_bytes
 from tutelage.cache.quantise import LevelCodes, level_codes, restore_levels
 from tutelage.errors import CacheError, CapabilityError, NumericsError
@@ -105,13 +105,12 @@ class TopKColumn(FixedColumn):
     def first_problem(self, tensors: TensorDict) -> tuple[int, str] | None:
         """See :class:`Column`: NaN, positive values, unsorted values, duplicate ids, mass above 1."""
         ids_NK, logprobs_NK, log_z_NT = tensors["ids_NK"], tensors["logprobs_NK"], tensors["log_z_NT"]
-        sorted_ids_NK = ids_NK.sort(dim=1).values
         checks = {
             "a log-probability is not finite": ~logprobs_NK.isfinite().all(dim=1),
             "a log_z is not finite": ~log_z_NT.isfinite().all(dim=1),
             "a log-probability is above 0": (logprobs_NK > POSITIVE_TOLERANCE).any(dim=1),
             "the log-probabilities are not sorted, largest first": (logprobs_NK.diff(dim=1) > 0).any(dim=1),
-            "an id occurs twice": (sorted_ids_NK.diff(dim=1) == 0).any(dim=1),
+            "an id occurs twice": (sorted_rows(ids_NK).diff(dim=1) == 0).any(dim=1),
             f"an id is outside of [0, {self.vocab_size})": ((ids_NK < 0) | (ids_NK >= self.vocab_size)).any(dim=1),
             "the kept probabilities sum to more than 1": logprobs_NK.double().exp().sum(dim=1) > 1 + MASS_TOLERANCE,
         }
