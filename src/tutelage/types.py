@@ -97,11 +97,16 @@ class LossSum:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One summand of a method's objective: ``weight * LOSSES[kind]`` at ``temperature``."""
+    """One summand of a method's objective: ``weight * LOSSES[kind]`` at ``temperature``.
+
+    ``beta`` belongs to ``jsd`` and ``skew`` to the skew losses: between 0 and 1 there, None elsewhere.
+    """
 
     kind: str  # a key of losses.LOSSES
     weight: float
     temperature: float = 1.0
+    beta: float | None = None
+    skew: float | None = None
 
     @property
     def name(self) -> str:
@@ -165,9 +170,15 @@ class FinalHidden:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """The teacher's log-probability of each label's verbaliser, one row of scores per item."""
+    """The teacher's log-probability of each label's verbaliser, one row of scores per item.
+
+    ``token_ids_C`` are the verbalisers' ids and ``index_B`` says which of the batch's N positions a row belongs to, the
+    one that predicts the verbaliser; None: all, in order. A loss needs the ids, reading the scores does not.
+    """
 
     scores_BC: Float[Tensor, "B C"]
+    token_ids_C: Int[Tensor, " C"] | None = None
+    index_B: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)

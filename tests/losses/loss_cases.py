@@ -3,7 +3,6 @@
 In: (source, signal, divergence). Out: student tensors, a teacher signal at chosen temperatures, a way to run a path.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,12 +11,13 @@ from loss_oracles import ORACLES, head_logits
 from torch import Tensor
 
 from tutelage.losses import CAPABILITIES, LOSSES, HeadLosses, head_losses
-from tutelage.types import DenseLogits, FinalHidden, LossTerm, OutputHead, Sampled, TopK
+from tutelage.types import ClassScores, DenseLogits, FinalHidden, LossTerm, OutputHead, Sampled, TopK
 
 Implementation = Callable[..., HeadLosses]  # (hidden, head, labels, signal, *, terms)
 STORED_TEMPERATURES = (1.0, 2.0, 4.0)
 NUM_DRAWS, HEAD_K = 6, 2
 CHUNK = 3  # does not divide N: the last chunk is shorter
+SETTINGS = {"beta": 0.3, "skew": 0.1}  # not symmetric: a swap of the sides shows
 
 
 def plain(hidden, head, labels, signal, *, terms) -> HeadLosses:
@@ -44,25 +44,30 @@ def samples_of(logits: Tensor, temperature: float, *, seed: int = 0, head_k: int
     An id is drawn by its rank, so that renaming the vocabulary renames the draws and changes nothing else.
     """
     num_positions, num_ids = logits.shape
+    head_k = min(head_k, num_ids)
     draw = torch.Generator().manual_seed(seed)
     logprobs, ids = torch.log_softmax(logits.double() / temperature, dim=-1).sort(dim=-1, descending=True)
-    width = min(head_k + NUM_DRAWS, num_ids)
-    out_ids = torch.zeros(num_positions, width, dtype=torch.int64)
-    weights, out_logprobs = (torch.zeros(num_positions, width, dtype=torch.float64) for _ in range(2))
     uniform = torch.rand(num_positions, NUM_DRAWS, generator=draw, dtype=torch.float64)
-    for n in range(num_positions):
-        tail = logprobs[n].exp()
-        tail[:head_k] = 0.0
-        ranks = torch.searchsorted(tail.cumsum(0), uniform[n] * tail.sum(), right=True) if head_k < num_ids else []
-        drawn = Counter(int(rank) for rank in ranks)
-        kept = list(range(min(head_k, num_ids))) + sorted(drawn)
-        out_ids[n, : len(kept)] = ids[n, kept]
-        out_logprobs[n, : len(kept)] = logprobs[n, kept]
-        exact = logprobs[n, :head_k].exp()
-        counts = torch.tensor([drawn[rank] for rank in sorted(drawn)], dtype=torch.float64)
-        weights[n, : len(kept)] = torch.cat([exact, counts * tail.sum() / NUM_DRAWS])
+    tail = logprobs.exp().index_fill(1, torch.arange(head_k), 0.0)
+    mass = tail.sum(dim=1, keepdim=True)
+    weights = torch.zeros(num_positions, num_ids, dtype=torch.float64)  # by rank
+    if head_k < num_ids:
+        ranks = torch.searchsorted(tail.cumsum(1), uniform * mass, right=True)
+        weights.scatter_add_(1, ranks, torch.ones_like(uniform) * mass / NUM_DRAWS)
+    weights[:, :head_k] = logprobs[:, :head_k].exp()
+    # The entries of a position first, in order of their rank; what is not drawn is padding.
+    order = (weights == 0).to(torch.int8).argsort(dim=1, stable=True)[:, : min(head_k + NUM_DRAWS, num_ids)]
+    out_weights = weights.gather(1, order)
+    padding = out_weights == 0
+    out_ids = ids.gather(1, order).masked_fill(padding, 0)
+    out_logprobs = logprobs.gather(1, order).masked_fill(padding, 0.0)
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return Sampled(out_ids, weights.to(wide), out_logprobs.to(wide), temperature, num_ids)
+    return Sampled(out_ids, out_weights.to(wide), out_logprobs.to(wide), temperature, num_ids)
+
+
+def class_ids_of(num_ids: int) -> list[int]:
+    """Name three label words, in no order, within a small vocabulary too."""
+    return [num_ids - 2, 1, num_ids // 2]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Case:
     teacher_hidden: Tensor
     teacher_head: OutputHead
     k: int = 5
+    class_ids: tuple[int, ...] = ()
 
     def at_size(self, *, num_positions: int, num_ids: int) -> "Case":
         """Give the case cut to fewer positions and ids."""
@@ -90,6 +96,7 @@ class Case:
             teacher_hidden=self.teacher_hidden[:num_positions],
             teacher_head=cut(self.teacher_head),
             k=min(self.k, num_ids // 2),
+            class_ids=tuple(class_ids_of(num_ids)),
         )
 
     def repeated(self, times: int) -> "Case":
@@ -131,7 +138,18 @@ class Case:
         return self.teacher_head.logits(self.teacher_hidden)
 
     def terms(self, temperature: float = 1.0, weight: float = 1.0) -> list[LossTerm]:
-        return [LossTerm(self.divergence, weight, temperature)]
+        return [LossTerm(self.divergence, weight, temperature, **self.settings)]
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Give the divergence's beta or skew."""
+        setting = LOSSES[self.divergence].setting
+        return {} if setting is None else {setting: SETTINGS[setting]}
+
+    @property
+    def scored_positions(self) -> Tensor:
+        """Say at which positions class scores are known: not at all of them."""
+        return torch.tensor([n for n in range(len(self.labels)) if n % 3 != 1], dtype=torch.int64)
 
     def signal(self, temperatures=STORED_TEMPERATURES, k: int | None = None, *, at: float = 1.0):
         """Give the teacher's signal for a loss at temperature ``at``; only draws depend on it."""
@@ -144,6 +162,10 @@ class Case:
         if self.signal_kind == "sampled":
             # float64 logits first: rounding must not move a draw to another id
             return in_dtype(samples_of(self.to(torch.float64).teacher_logits, at), self.hidden.dtype)
+        if self.signal_kind == "class_scores":
+            index, class_ids = self.scored_positions, torch.tensor(self.class_ids)
+            logprobs = torch.log_softmax(self.teacher_logits, dim=-1)
+            return ClassScores(logprobs[index][:, class_ids], class_ids, index)
         if self.source == "served":
             temperatures = ()
         return top_k_of(self.teacher_logits, k or self.k, temperatures)
@@ -176,8 +198,11 @@ class Case:
                 list(zip(*row, strict=True))
                 for row in zip(signal.ids_NK.tolist(), signal.weights_NK.tolist(), strict=True)
             ]
+        if self.signal_kind == "class_scores":
+            scored = self.scored_positions.tolist()
+            kept = [self.class_ids if n in scored else None for n in range(len(self.labels))]
         oracle = ORACLES[self.divergence, self.signal_kind]
-        return oracle(student, self.labels.tolist(), teacher, kept, temperature)
+        return oracle(student, self.labels.tolist(), teacher, kept, temperature, *self.settings.values())
 
 
 def in_dtype(signal: Sampled, dtype: torch.dtype) -> Sampled:
@@ -212,9 +237,9 @@ def make_case(key, *, head: str = "plain", num_positions=7, num_ids=19, width=6,
     )
     teacher_head = OutputHead(normal(num_ids, teacher_width), normal(num_ids), scale=1.2, softcap=6.0)
     labels = torch.randint(0, num_ids, (num_positions,), generator=draw)
-    return Case(
-        key, normal(num_positions, width), student_head, labels, normal(num_positions, teacher_width), teacher_head
-    )
+    hidden, teacher_hidden = normal(num_positions, width), normal(num_positions, teacher_width)
+    class_ids = tuple(class_ids_of(num_ids))
+    return Case(key, hidden, student_head, labels, teacher_hidden, teacher_head, class_ids=class_ids)
 
 
 def gradients(case: Case, implementation: Implementation, signal, terms):

@@ -11,12 +11,13 @@ from loss_cases import PATHS, STORED_TEMPERATURES, Case, Implementation, gradien
 from torch.testing import assert_close
 
 from tutelage.align import logit_indices
-from tutelage.losses import dense_forward_kl
-from tutelage.types import DenseLogits, FinalHidden, OutputHead, Sampled, TopK
+from tutelage.types import ClassScores, DenseLogits, FinalHidden, OutputHead, Sampled, TopK
 
 # bfloat16 keeps 8 bits, so the head's product rounds each logit by up to 2^-9 of its size.
 BF16_VALUE_TOLERANCE = 0.02  # relative
 BF16_MIN_COSINE = 0.999  # gradient with respect to the hidden states
+# Made of signs: an id whose p and q differ by less than the rounding turns round. Worst of 240 random problems: 0.991.
+BF16_MIN_COSINE_OF_SIGNS = 0.98
 NUM_REPEATS = 256  # draws behind a mean
 
 
@@ -58,7 +59,8 @@ def check_gradcheck(case, implementation):
             head = replace(case.head, weight_VD=weight, bias_V=bias)
             return implementation(hidden, head, case.labels, signal, terms=terms).objective.total
 
-        assert torch.autograd.gradcheck(objective, leaves, atol=1e-7, rtol=1e-5)
+        # Along random directions: a wrong entry shows in every one of them, at two evaluations instead of 140.
+        assert torch.autograd.gradcheck(objective, leaves, atol=1e-7, rtol=1e-5, fast_mode=True)
 
 
 def check_detached_teacher(case, implementation):
@@ -93,6 +95,8 @@ def _require_gradients(signal):
         signal = TopK(signal.ids_NK, leaf(signal.logprobs_NK), log_z, signal.vocab_size)
     elif isinstance(signal, Sampled):
         signal = replace(signal, weights_NK=leaf(signal.weights_NK), logprobs_NK=leaf(signal.logprobs_NK))
+    elif isinstance(signal, ClassScores):
+        signal = replace(signal, scores_BC=leaf(signal.scores_BC))
     return signal, tensors
 
 
@@ -108,6 +112,9 @@ def rows_of(signal, index):
     if isinstance(signal, Sampled):
         parts = (part[index] for part in (signal.ids_NK, signal.weights_NK, signal.logprobs_NK))
         return Sampled(*parts, signal.temperature, signal.vocab_size)
+    if isinstance(signal, ClassScores):
+        here = (signal.index_B >= index.start) & (signal.index_B < index.stop)
+        return replace(signal, scores_BC=signal.scores_BC[here], index_B=signal.index_B[here] - index.start)
     return None
 
 
@@ -165,7 +172,13 @@ def check_permutation(case, implementation):
         bias = None if head.bias_V is None else head.bias_V[old_id]
         return replace(head, weight_VD=head.weight_VD[old_id], bias_V=bias)
 
-    renamed = replace(case, head=rename(case.head), teacher_head=rename(case.teacher_head), labels=new_id[case.labels])
+    renamed = replace(
+        case,
+        head=rename(case.head),
+        teacher_head=rename(case.teacher_head),
+        labels=new_id[case.labels],
+        class_ids=tuple(new_id[list(case.class_ids)].tolist()),
+    )
     for temperature in case.temperatures:
         expected, grads = gradients(case, implementation, case.signal(at=temperature), case.terms(temperature))
         total, renamed_grads = gradients(
@@ -177,27 +190,28 @@ def check_permutation(case, implementation):
 
 
 def check_small_tails(case, implementation):
-    """The student gives 1 - e^-30 to the ids the teacher keeps (or not to the label); float32 sees the difference."""
+    """One side gives e^-30 to all but k ids (or to the label); float32 sees the difference.
+
+    The student does in the first case. In the second the teacher does, where a signal can say so: a top-k record holds
+    its tail as 1 - sum, which has no such digits.
+    """
     num_ids = len(case.head.weight_VD)
-    student_logits = torch.full((len(case.labels), num_ids), -33.0)
-    student_logits[:, : case.k] = torch.linspace(0.0, 1.0, case.k)
-    student_logits[:, case.k :] += torch.linspace(0.0, 1.0, num_ids - case.k)
-    teacher_logits = torch.zeros(len(case.labels), num_ids)
-    teacher_logits[:, : case.k] = torch.linspace(2.0, 3.0, case.k)
-    identity = torch.eye(num_ids)
-    case = replace(
-        case,
-        hidden=student_logits,
-        head=OutputHead(identity),
-        teacher_hidden=teacher_logits,
-        teacher_head=OutputHead(identity),
-        labels=torch.full_like(case.labels, num_ids - 1),
-    )
-    total, grads = gradients(case, implementation, case.signal(), case.terms())
-    assert_close(total.item(), case.oracle(1.0), rtol=2e-6, atol=0.0)
-    double = case.to(torch.float64)
-    _, expected = gradients(double, PATHS["plain"], double.signal(), double.terms())
-    assert_close(grads[0].double(), expected[0], rtol=1e-5, atol=1e-6)
+    peaked = torch.full((len(case.labels), num_ids), -33.0)
+    peaked[:, : case.k] = torch.linspace(0.0, 1.0, case.k)
+    peaked[:, case.k :] += torch.linspace(0.0, 1.0, num_ids - case.k)
+    flat = torch.zeros(len(case.labels), num_ids)
+    flat[:, : case.k] = torch.linspace(2.0, 3.0, case.k)
+    identity = OutputHead(torch.eye(num_ids))
+    case = replace(case, head=identity, teacher_head=identity, labels=torch.full_like(case.labels, num_ids - 1))
+    cases = [replace(case, hidden=peaked, teacher_hidden=flat)]
+    if case.signal_kind != "topk":
+        cases.append(replace(case, hidden=flat, teacher_hidden=peaked))
+    for case in cases:
+        total, grads = gradients(case, implementation, case.signal(), case.terms())
+        assert_close(total.item(), case.oracle(1.0), rtol=2e-6, atol=0.0)
+        double = case.to(torch.float64)
+        _, expected = gradients(double, PATHS["plain"], double.signal(), double.terms())
+        assert_close(grads[0].double(), expected[0], rtol=1e-5, atol=1e-6)
 
 
 def check_empty(case, implementation):
@@ -223,7 +237,8 @@ def check_bf16(case, implementation):
         assert grads[0].dtype == torch.bfloat16
         assert_close(total.item(), low.oracle(temperature), rtol=BF16_VALUE_TOLERANCE, atol=0.0)
         cosine = torch.cosine_similarity(grads[0].double().flatten(), expected[0].flatten(), dim=0)
-        assert cosine > BF16_MIN_COSINE, cosine
+        is_made_of_signs = case.divergence == "total_variation"
+        assert cosine > (BF16_MIN_COSINE_OF_SIGNS if is_made_of_signs else BF16_MIN_COSINE), cosine
 
 
 def check_fused(case, implementation):
@@ -240,7 +255,7 @@ def check_fused(case, implementation):
 
 
 def check_temperature_scale(case, implementation):
-    """Doubling a large T leaves the gradient's size; without T**2 it would fall to a quarter."""
+    """Doubling a large T leaves the gradient's size; without T**2 (T) it would fall to a quarter (half)."""
     norms = []
     for temperature in (32.0, 64.0):
         signal = case.signal(temperatures=(32.0, 64.0), at=temperature)
@@ -262,9 +277,9 @@ def check_k_equals_v(case, implementation):
 
 
 def _expect_dense(case, losses, temperature):
-    logits = case.head.logits(case.hidden)
-    expected = dense_forward_kl(logits, case.teacher_logits, temperature=temperature)
-    assert_close(losses.objective.total, expected.total, rtol=1e-11, atol=1e-12)
+    assert case.compares_with_teacher, "there is no teacher"
+    expected = run(case, PATHS["plain"], temperature=temperature, signal=DenseLogits(case.teacher_logits))
+    assert_close(losses.objective.total, expected.objective.total, rtol=1e-11, atol=1e-12)
 
 
 def check_any_temperature(case, implementation):
@@ -276,13 +291,15 @@ def check_any_temperature(case, implementation):
 def check_unbiased(case, implementation):
     """The gradient's mean over many independent draws is the dense one's; weights that are p_T give it at once."""
     assert case.compares_with_teacher, "there is no teacher"
-    many = case.repeated(NUM_REPEATS)
+    # Without draws every repeat is the same: two show what 256 would.
+    num_repeats = NUM_REPEATS if case.signal_kind == "sampled" else 2
+    many = case.repeated(num_repeats)
     for temperature in case.temperatures:
         terms = case.terms(temperature)
         _, dense = gradients(case, PATHS["plain"], DenseLogits(case.teacher_logits), terms)
         _, grads = gradients(many, implementation, many.signal(at=temperature), terms)
-        draws = grads[0].reshape(NUM_REPEATS, *case.hidden.shape)
-        error = draws.std(dim=0) / NUM_REPEATS**0.5
+        draws = grads[0].reshape(num_repeats, *case.hidden.shape)
+        error = draws.std(dim=0) / num_repeats**0.5
         assert ((draws.mean(dim=0) - dense[0]).abs() <= 4 * error + 1e-12).all()
         if case.signal_kind == "sampled":
             exact = samples_of(case.teacher_logits, temperature, head_k=len(case.head.weight_VD))

@@ -6,7 +6,9 @@ Nothing here runs a model's body, reads a configuration or divides.
 
 from tutelage.losses.capabilities import CAPABILITIES, check_capability
 from tutelage.losses.cross_entropy import cross_entropy
-from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, sampled_forward_kl, teacher_logits, topk_forward_kl
+from tutelage.losses.divergences import jsd, reverse_kl, skew_kl, skew_reverse_kl, total_variation
+from tutelage.losses.events import teacher_logits
+from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, sampled_forward_kl, topk_forward_kl
 from tutelage.losses.plain import HeadLosses, head_losses
 from tutelage.losses.registry import LOSSES
 
@@ -19,7 +21,12 @@ __all__ = [
     "dense_forward_kl",
     "forward_kl",
     "head_losses",
+    "jsd",
+    "reverse_kl",
     "sampled_forward_kl",
+    "skew_kl",
+    "skew_reverse_kl",
     "teacher_logits",
     "topk_forward_kl",
+    "total_variation",
 ]

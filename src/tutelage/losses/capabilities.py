@@ -13,7 +13,7 @@ from tutelage.errors import CapabilityError
 SOURCES = ("live", "cached", "served")
 SIGNALS = ("dense", "final_hidden", "topk", "sampled", "class_scores", "none")
 LABEL_DIVERGENCES = ("cross_entropy",)  # read gold labels: no teacher, no temperature
-TEACHER_DIVERGENCES = ("forward_kl",)
+TEACHER_DIVERGENCES = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation")
 
 PROPERTIES = (
     "oracle",  # equals the float64 oracle
@@ -27,7 +27,7 @@ PROPERTIES = (
     "empty",  # no supervised position: sum 0, count 0, a connected graph
     "bf16",  # within a stated tolerance in bfloat16
     "fused",  # the fused path gives the same values and gradients
-    "temperature_scale",  # gradients stay of one size as T grows (the T**2 factor)
+    "temperature_scale",  # gradients stay of one size as T grows (the factor T**2; T for total_variation)
     "dense_equality",  # equals the loss on dense logits
     "k_equals_v",  # with every id kept, equals the loss on dense logits
     "any_temperature",  # one record serves every T > 0
@@ -54,12 +54,18 @@ _TOPK = {
     "any_temperature": "only temperatures whose log_z was stored",
     "unbiased": "the tail bucket pulls on its ids in the student's proportions, not in the teacher's",
 }
+_SERVED_TOPK = {**_TOPK, "temperature_scale": "a server gives log-probabilities at T = 1 only"}
 _SAMPLED = {
     "fixed_point": "zero in expectation only: one draw's weights are not the teacher's probabilities",
     "dense_equality": "equal in the mean over draws only",
     "k_equals_v": "its ids are drawn; there is no k",
     "any_temperature": "the draws come from p_T at one T, and re-weighting them to another keeps few of them",
     "temperature_scale": "the gradient's mean stays of one size, the noise of its draws grows with T",
+}
+_CLASS_SCORES = {
+    "dense_equality": "both sides are normalised over the label words alone; other ids are not compared",
+    "k_equals_v": "the signal keeps the label words; there is no k",
+    "unbiased": "it does not estimate the dense loss, it is another one: over the label words alone",
 }
 _LABELS = {
     **_NO_K,
@@ -71,41 +77,64 @@ _LABELS = {
     "unbiased": "there is no teacher",
 }
 
+# What every divergence of two distributions can do with a signal that holds one.
+_DISTRIBUTIONS: dict[tuple[str, str], Capability] = {
+    ("live", "dense"): Capability("any", _NO_K),
+    ("live", "final_hidden"): Capability("any", _NO_K),
+    ("live", "topk"): Capability("stored", _TOPK),
+    ("live", "class_scores"): Capability("any", _CLASS_SCORES),
+    ("cached", "final_hidden"): Capability("any", _NO_K),
+    ("cached", "topk"): Capability("stored", _TOPK),
+    ("cached", "class_scores"): Capability("any", _CLASS_SCORES),
+    ("served", "topk"): Capability("one", _SERVED_TOPK),
+}
+
 # (source, signal, divergence). A label divergence is the same under every source and signal: one entry.
 CAPABILITIES: dict[tuple[str, str, str], Capability] = {
     ("none", "none", "cross_entropy"): Capability("one", _LABELS),
-    ("live", "dense", "forward_kl"): Capability("any", _NO_K),
-    ("live", "final_hidden", "forward_kl"): Capability("any", _NO_K),
-    ("live", "topk", "forward_kl"): Capability("stored", _TOPK),
+    **{
+        (source, signal, divergence): capability
+        for divergence in TEACHER_DIVERGENCES
+        for (source, signal), capability in _DISTRIBUTIONS.items()
+    },
+    # Samples estimate sums over the teacher's probabilities, and of these divergences only forward KL is one.
     ("live", "sampled", "forward_kl"): Capability("own", _SAMPLED),
-    ("cached", "final_hidden", "forward_kl"): Capability("any", _NO_K),
-    ("cached", "topk", "forward_kl"): Capability("stored", _TOPK),
     ("cached", "sampled", "forward_kl"): Capability("own", _SAMPLED),
-    ("served", "topk", "forward_kl"): Capability(
-        "one", {**_TOPK, "temperature_scale": "a server gives log-probabilities at T = 1 only"}
-    ),
 }
 
-_CLASS_SCORES = "class scores cover the label words only, not the vocabulary; use final_hidden, topk or sampled"
 _NO_TEACHER = (
     "it compares with a teacher, and there is no signal; add one under `signals` (final_hidden, topk or sampled)"
 )
+_SERVED_SAMPLED = "a server draws one token, not many from one distribution; use topk at T = 1"
+_BIASED = (
+    "it is not linear in the teacher's probabilities, so an estimate of them gives a biased loss; use forward_kl, or "
+    "final_hidden or topk"
+)
+
+REFUSED_SIGNALS: dict[tuple[str, str], str] = {
+    ("live", "none"): _NO_TEACHER,
+    ("cached", "dense"): "dense logits are never stored (300 kB per position at V = 152k); use final_hidden, which "
+    "gives the same loss",
+    ("cached", "none"): _NO_TEACHER,
+    ("served", "dense"): "a server gives top-k log-probabilities only; use topk at T = 1",
+    ("served", "final_hidden"): "a server does not give hidden states; use topk at T = 1",
+    ("served", "sampled"): _SERVED_SAMPLED,
+    ("served", "class_scores"): "a server's top-k need not hold every label word; use topk at T = 1",
+    ("served", "none"): _NO_TEACHER,
+}
 
 REFUSALS: dict[tuple[str, str, str], str] = {
-    ("live", "class_scores", "forward_kl"): _CLASS_SCORES,
-    ("live", "none", "forward_kl"): _NO_TEACHER,
-    (
-        "cached",
-        "dense",
-        "forward_kl",
-    ): "dense logits are never stored (300 kB per position at V = 152k); use final_hidden, which gives the same loss",
-    ("cached", "class_scores", "forward_kl"): _CLASS_SCORES,
-    ("cached", "none", "forward_kl"): _NO_TEACHER,
-    ("served", "dense", "forward_kl"): "a server gives top-k log-probabilities only; use topk at T = 1",
-    ("served", "final_hidden", "forward_kl"): "a server does not give hidden states; use topk at T = 1",
-    ("served", "sampled", "forward_kl"): "a server draws one token, not many from one distribution; use topk at T = 1",
-    ("served", "class_scores", "forward_kl"): _CLASS_SCORES,
-    ("served", "none", "forward_kl"): _NO_TEACHER,
+    **{
+        (source, signal, divergence): reason
+        for divergence in TEACHER_DIVERGENCES
+        for (source, signal), reason in REFUSED_SIGNALS.items()
+    },
+    **{
+        (source, "sampled", divergence): _BIASED
+        for divergence in TEACHER_DIVERGENCES
+        for source in ("live", "cached")
+        if divergence != "forward_kl"
+    },
 }
 
 

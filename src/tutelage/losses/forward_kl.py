@@ -1,30 +1,29 @@
-"""KL(teacher || student) over dense logits, stored top-k and stored samples, as a sum and a count.
+"""KL(teacher || student) over dense logits, stored top-k, stored samples and class scores, as a sum and a count.
 
 In: the student's logits and a teacher signal at the same N positions. Out: a ``LossSum``.
 
-Vocabularies may differ in size by padding. Then both softmaxes run over the first min(U, V) ids: an id that
-the other side lacks has logit -inf (not 0), so it carries no probability on either side. A sampled signal is the
-exception: its vocabulary must be the student's.
+Vocabularies may differ in size by padding, see ``events.py``. A sampled signal is the exception: its vocabulary must
+be the student's.
 """
-
-import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tutelage.errors import CapabilityError
-from tutelage.losses.buckets import teacher_buckets
-from tutelage.losses.precision import no_autocast, widen
+from tutelage.losses.divergences import sum_form
+from tutelage.losses.events import check_temperature
+from tutelage.losses.forms import ForwardKl
+from tutelage.losses.precision import widen
 from tutelage.losses.sampled import sampled_entries, weighted_entries
-from tutelage.types import DenseLogits, FinalHidden, LossSum, Sampled, TeacherSignal, TopK
+from tutelage.types import DenseLogits, LossSum, Sampled, TeacherSignal, TopK
 
 
 def forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TeacherSignal, *, temperature: float) -> LossSum:
     """Sum KL(teacher || student) over the positions, for any signal that defines it.
 
     Dense logits and final hidden states (read through the teacher's head): ``dense_forward_kl``. Top-k:
-    ``topk_forward_kl``. Sampled: ``sampled_forward_kl``. Equal inputs give 0 (samples: in the mean over draws).
+    ``topk_forward_kl``. Sampled: ``sampled_forward_kl``. Class scores: both softmaxes over the label words alone. Equal
+    inputs give 0 (samples: in the mean over draws).
 
     Args:
         student_logits_NV: Raw logits, any float dtype. Gradients flow here only.
@@ -38,34 +37,9 @@ def forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TeacherSignal, 
         ValueError: If ``temperature`` is not positive.
         CapabilityError: If the signal does not define the loss, or not at this temperature.
     """
-    if isinstance(teacher, TopK):
-        return topk_forward_kl(student_logits_NV, teacher, temperature=temperature)
     if isinstance(teacher, Sampled):
         return sampled_forward_kl(student_logits_NV, teacher, temperature=temperature)
-    return dense_forward_kl(student_logits_NV, teacher_logits(teacher), temperature=temperature)
-
-
-def teacher_logits(teacher: TeacherSignal) -> Float[Tensor, "N U"]:
-    """Give the teacher's full logits: as they are, or through the teacher's own head.
-
-    Args:
-        teacher: Dense logits or final hidden states.
-
-    Returns:
-        Raw logits without a gradient; final hidden states give at least float32.
-
-    Raises:
-        CapabilityError: If the signal does not determine them.
-    """
-    if isinstance(teacher, DenseLogits):
-        return teacher.logits_NU.detach()
-    if isinstance(teacher, FinalHidden):
-        with torch.no_grad(), no_autocast(teacher.hidden_NE.device):
-            return teacher.head.logits(teacher.hidden_NE)
-    raise CapabilityError(
-        f"a {type(teacher).__name__} signal does not hold a distribution over the vocabulary; expected dense, "
-        "final_hidden or topk"
-    )
+    return sum_form(ForwardKl, student_logits_NV, teacher, temperature=temperature)
 
 
 def dense_forward_kl(
@@ -90,11 +64,7 @@ def dense_forward_kl(
     Source:
         Hinton et al. 2015, arXiv:1503.02531, section 2.
     """
-    check_temperature(temperature)
-    num_shared = min(student_logits_NV.shape[1], teacher_logits_NU.shape[1])
-    student_NW = torch.log_softmax(widen(student_logits_NV[:, :num_shared]) / temperature, dim=-1)
-    teacher_NW = torch.log_softmax(widen(teacher_logits_NU.detach()[:, :num_shared]) / temperature, dim=-1)
-    return LossSum(total=temperature**2 * kl_entries(teacher_NW, student_NW).sum(), count=student_logits_NV.shape[0])
+    return sum_form(ForwardKl, student_logits_NV, DenseLogits(teacher_logits_NU), temperature=temperature)
 
 
 def topk_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TopK, *, temperature: float) -> LossSum:
@@ -120,19 +90,7 @@ def topk_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: TopK, *, t
     Source:
         The tail bucket of TRL's server path and of Megatron-LM's cached loss; the gradient is in closed_form.py.
     """
-    check_temperature(temperature)
-    num_shared = min(student_logits_NV.shape[1], teacher.vocab_size)
-    buckets = teacher_buckets(teacher, temperature=temperature, num_shared=num_shared)
-    scaled_NW = widen(student_logits_NV[:, :num_shared]) / temperature
-    log_z_N = scaled_NW.logsumexp(dim=1)
-    kept_N = kl_entries(buckets.logprobs_NK, scaled_NW.gather(1, buckets.ids_NK) - log_z_N[:, None]).sum(dim=1)
-    rest_NW = scaled_NW.scatter(1, buckets.ids_NK, -math.inf)
-    empty_N1 = buckets.tail_logprob_N.isneginf()[:, None]
-    if bool(empty_N1.any()):  # log-sum-exp over -inf alone has a NaN gradient
-        rest_NW = rest_NW.masked_fill(empty_N1, 0.0)
-    rest_log_z_N = rest_NW.logsumexp(dim=1)
-    tail_N = kl_entries(buckets.tail_logprob_N, rest_log_z_N - log_z_N)
-    return LossSum(total=temperature**2 * (kept_N + tail_N).sum(), count=student_logits_NV.shape[0])
+    return sum_form(ForwardKl, student_logits_NV, teacher, temperature=temperature)
 
 
 def sampled_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: Sampled, *, temperature: float) -> LossSum:
@@ -165,15 +123,3 @@ def sampled_forward_kl(student_logits_NV: Float[Tensor, "N V"], teacher: Sampled
     student_NK = student_NV.gather(1, entries.ids_NK)
     terms_NK = weighted_entries(entries.weights_NK, entries.logprobs_NK, student_NK)
     return LossSum(total=temperature**2 * terms_NK.sum(), count=student_logits_NV.shape[0])
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not a positive finite number."""
-    if not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a positive finite number")
-
-
-def kl_entries(teacher_logprobs: Tensor, student_logprobs: Tensor) -> Tensor:
-    """Give ``p (log p - log q)`` per entry; an entry with p = 0 gives 0, also where log q is -inf."""
-    probs = teacher_logprobs.exp()
-    return torch.where(probs > 0, probs * (teacher_logprobs - student_logprobs), 0.0)

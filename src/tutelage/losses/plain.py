@@ -12,12 +12,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tutelage.errors import AlignmentError, CapabilityError
-from tutelage.losses.forward_kl import check_temperature
+from tutelage.losses.divergences import check_share
+from tutelage.losses.events import check_temperature
 from tutelage.losses.fused import fused_sums
 from tutelage.losses.precision import no_autocast
 from tutelage.losses.registry import LOSSES
 from tutelage.losses.tiles import head_in_dtype
-from tutelage.types import DenseLogits, FinalHidden, LossSum, LossTerm, OutputHead, Sampled, TeacherSignal, TopK
+from tutelage.types import (
+    ClassScores,
+    DenseLogits,
+    FinalHidden,
+    LossSum,
+    LossTerm,
+    OutputHead,
+    Sampled,
+    TeacherSignal,
+    TopK,
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,8 @@ def head_losses(
 ) -> HeadLosses:
     """Sum the weighted losses of a method over the supervised positions.
 
-    ``sum_terms weight * LOSSES[kind](head(h), ..)``; ``temperature**2`` is part of forward_kl. N = 0 gives sum 0 and
-    count 0 with a connected graph. Both paths give the same numbers up to rounding; the fused one never holds
+    ``sum_terms weight * LOSSES[kind](head(h), ..)``; the power of the temperature is part of each loss. N = 0 gives sum
+    0 and count 0 with a connected graph. Both paths give the same numbers up to rounding; the fused one never holds
     ``[N, V]``.
 
     Autocast is switched off inside: matrix products run in the head weight's dtype (float32 weights give float32
@@ -55,18 +66,19 @@ def head_losses(
         labels_N: Gold token ids.
         signal: The teacher's signal at the same positions; None when every term compares with labels. No gradient
             flows to it.
-        terms: Kinds, weights, temperatures; each kind once.
+        terms: Kinds, weights, temperatures, beta or skew where the kind has one; each kind once.
         fused: Take the fused path.
         chunk: Most positions per chunk of the fused path; None fits tiles of about 48 MiB.
         compute_dtype: Run both heads' products in this dtype; None keeps each head's own.
 
     Returns:
-        The objective and its parts, each with ``count`` = N.
+        The objective and its parts, each with ``count`` = N. Class scores are known at some positions only, one per
+        row; the others add nothing.
 
     Raises:
         AlignmentError: If hidden states, labels and signal do not have the same number of positions.
         CapabilityError: If a term is not defined for the signal.
-        ValueError: If the terms are empty, unknown or doubled.
+        ValueError: If the terms are empty, unknown or doubled, or a number is missing, out of range or not read.
     """
     _check_terms(terms, signal)
     _check_positions(student_hidden_ND, labels_N, signal)
@@ -99,7 +111,8 @@ def _plain_sums(
         if loss.compares_with == "labels":
             loss_sum = loss.compute(logits_NV, labels_N)
         else:
-            loss_sum = loss.compute(logits_NV, signal, temperature=term.temperature)
+            settings = {} if loss.setting is None else {loss.setting: getattr(term, loss.setting)}
+            loss_sum = loss.compute(logits_NV, signal, temperature=term.temperature, **settings)
         sums[term.name] = loss_sum.total
         total = total + term.weight * loss_sum.total
     return total, sums
@@ -111,14 +124,35 @@ def _check_terms(terms: Sequence[LossTerm], signal: TeacherSignal | None) -> Non
         raise ValueError(f"loss terms are {kinds}; expected each of {', '.join(LOSSES)} once at most, and at least one")
     for term in terms:
         check_temperature(term.temperature)
+        _check_settings(term)
         if LOSSES[term.kind].compares_with == "labels":
             if term.temperature != 1.0:
                 raise CapabilityError(f"{term.kind} at temperature {term.temperature:g}: expected 1 with gold labels")
-        elif not isinstance(signal, DenseLogits | FinalHidden | TopK | Sampled):
-            found = "no signal" if signal is None else f"a {type(signal).__name__} signal"
-            raise CapabilityError(
-                f"{term.kind} got {found}; expected dense, final_hidden, topk or sampled from a teacher"
-            )
+        else:
+            _check_signal(term.kind, signal)
+
+
+def _check_settings(term: LossTerm) -> None:
+    """Refuse a beta or skew that is missing or out of range, and one that the loss would not read."""
+    for name in ("beta", "skew"):
+        share = getattr(term, name)
+        if LOSSES[term.kind].setting == name:
+            check_share(f"{name} of {term.kind}", share)
+        elif share is not None:
+            raise ValueError(f"{term.kind} got {name} {share:g}, which it does not read; leave it out")
+
+
+def _check_signal(kind: str, signal: TeacherSignal | None) -> None:
+    if not isinstance(signal, DenseLogits | FinalHidden | TopK | Sampled | ClassScores):
+        found = "no signal" if signal is None else f"a {type(signal).__name__} signal"
+        raise CapabilityError(
+            f"{kind} got {found}; expected dense, final_hidden, topk, sampled or class_scores from a teacher"
+        )
+    if isinstance(signal, Sampled) and kind != "forward_kl":
+        raise CapabilityError(
+            f"{kind} got a Sampled signal, whose weights estimate sums over the teacher's probabilities only; use "
+            "forward_kl, or final_hidden or topk"
+        )
 
 
 def _check_positions(hidden_ND: Tensor, labels_N: Tensor, signal: TeacherSignal | None) -> None:

@@ -70,7 +70,7 @@ class LiveTeacher:
         places = torch.from_numpy(wanted_places(column, batch)).to(batch.logit_index_N.device)
         chosen = replace(batch, logit_index_N=batch.logit_index_N[places], labels_N=batch.labels_N[places])
         tensors = measure_vocabulary(final_hidden(self.model, chosen), self.tiled_head, [column], rows)[column]
-        return as_signal(column, tensors, self.head)
+        return as_signal(column, tensors, self.head, batch.teacher_rows)
 
 
 def detached(head: OutputHead) -> OutputHead:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tutelage.align import check_ids
@@ -130,7 +130,7 @@ def as_signal(
         column: What the tensors belong to.
         tensors: Over the column's positions of some rows.
         head: The teacher's, for ``final_hidden``.
-        rows: The rows, for ``hidden``.
+        rows: The batch's rows with all of their supervised positions, for ``hidden`` and ``class_scores``.
     """
     match column:
         case TopKColumn():
@@ -141,13 +141,22 @@ def as_signal(
             logprobs_NK = tensors["logprobs_NK"]
             return Sampled(tensors["ids_NK"], weights_NK, logprobs_NK, column.temperature, column.vocab_size)
         case ClassScoresColumn():
-            return ClassScores(tensors["scores_NC"])
+            scores_BC = tensors["scores_NC"]
+            token_ids_C = torch.tensor(column.class_token_ids, device=scores_BC.device)
+            index_B = first_positions(rows).to(scores_BC.device) if rows else None
+            return ClassScores(scores_BC, token_ids_C, index_B)
         case HiddenColumn():
             return HiddenStates(column.layer, tensors["hidden_NE"], [column.positions_of(row) for row in rows])
         case PooledColumn():
             return Pooled(column.layer, tensors["pooled_NE"])
     assert head is not None, "a final hidden state needs its head"
     return FinalHidden(tensors["hidden_NE"], head)
+
+
+def first_positions(rows: Sequence[TeacherRow]) -> Int[Tensor, " B"]:
+    """Index, among the N positions of a batch, the first one of each row that has any."""
+    counts = np.array([len(row.positions) for row in rows], dtype=np.int64)
+    return torch.from_numpy((np.cumsum(counts) - counts)[counts > 0])
 
 
 def sampled_weights(tensors: TensorDict, *, head_k: int, num_draws: int) -> Float[Tensor, "N K"]:

@@ -12,7 +12,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 MAX_COLUMNS = 80
 BAR_COLUMNS = 10
 NUM_PLAIN_LINES = 10
-SHORT_NAMES = {"cross_entropy": "ce", "forward_kl": "kl"}
+SHORT_NAMES = {
+    "cross_entropy": "ce",
+    "forward_kl": "kl",
+    "reverse_kl": "rkl",
+    "jsd": "jsd",
+    "skew_kl": "skl",
+    "skew_reverse_kl": "srkl",
+    "total_variation": "tv",
+}
 
 
 @dataclass(frozen=True)
