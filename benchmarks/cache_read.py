@@ -16,18 +16,26 @@ import torch
 from datasets import Dataset
 
 from benchmarks.peer_formats import topk_table
-from benchmarks.prose import Prose, load_sample, read_prose
-from benchmarks.records import median_ratio, record, spread, time_in_turns
+from benchmarks.prose import CPU, load_sample, prose_rows, read_prose
+from benchmarks.records import clock_in_turns, median_ratio, record, spread
 from tutelage.cache import CacheReader, Column, ShardWriter
 from tutelage.cache.column import TensorDict
 from tutelage.cache.hidden import HiddenColumn
 from tutelage.cache.topk import TopKColumn
+from tutelage.models.taps import read_states
+from tutelage.teacher.batches import padded_batch
 from tutelage.teacher.measure import measure as measure_signal
 from tutelage.types import TeacherRow, TopK
 
 NUM_ROWS, ROWS_PER_BATCH, K = 16, 4, 50
 TEACHER = "benchmark"
 PYLIST_TARGET, ARROW_TARGET = 50.0, 5.0  # B4
+HIDDEN_LAYERS = (10, 20)  # of 30; after layer 20 one position's values are a hundred times those of the others
+PARQUET_OPTIONS: dict[str, dict[str, Any]] = {
+    "laid flat": {"compression": "none", "use_dictionary": False},
+    "default (dictionary, snappy)": {},
+    "dictionary, zstd": {"compression": "zstd"},
+}
 HIDDEN_SPEED, HIDDEN_BYTES, HIDDEN_ERROR = 50.0, 0.2, 0.01  # B10
 
 Batch = tuple[torch.Tensor, ...]
@@ -73,9 +81,9 @@ def compare(readers: Mapping[str, Reader], num_positions: int, *, tolerance: flo
         for mine, theirs in zip(readers[first]([2, 0]), readers[name]([2, 0]), strict=True):
             if not torch.allclose(mine.double(), theirs.double(), rtol=0, atol=tolerance):
                 raise SystemExit(f"{name} reads other values than {first}; nothing was timed")
-    seconds = time_in_turns({name: lambda reader=reader: read_all(reader) for name, reader in readers.items()})
-    speeds = {name: round(num_positions / spread(seconds)[name][1]) for name in readers}
-    return {"seconds": seconds, "positions_per_second": speeds}
+    turns = clock_in_turns({name: lambda reader=reader: read_all(reader) for name, reader in readers.items()})
+    speeds = {name: round(num_positions / spread(turns.wall)[name][1]) for name in readers}
+    return {"seconds": turns.wall, "processor_seconds": turns.processor, "positions_per_second": speeds}
 
 
 def parquet_groups(path: Path, table: pa.Table, num_positions: int) -> pq.ParquetFile:
@@ -115,7 +123,10 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _shown(result: dict[str, Any]) -> dict[str, Any]:
-    return {"positions_per_second": result["positions_per_second"], "seconds": spread(result["seconds"]), "k": K}
+    return {
+        "positions_per_second": result["positions_per_second"], "seconds": spread(result["seconds"]),
+        "processor_seconds": spread(result["processor_seconds"]), "k": K,
+    }  # fmt: skip
 
 
 def _from_pylist(table: pa.Table) -> Batch:
@@ -144,49 +155,68 @@ def _from_arrow(table: pa.Table) -> Batch:
 
 
 def measure_hidden() -> list[dict[str, Any]]:
-    """B10: one hidden state per position, int8 with a scale, against float32 lists in Parquet."""
+    """B10: hidden states after two layers, in one byte per value and as bfloat16, against float32 lists in Parquet."""
     torch.set_num_threads(1)
-    prose = read_prose(load_sample(torch.bfloat16), NUM_ROWS)
-    hidden_NE = prose.hidden_NE.float()
-    rows = [TeacherRow(row.ids, np.arange(len(row.positions)), row.key) for row in prose.rows]
-    rows_out = []
-    for dtype in ("int8", "bf16"):
-        rows_out += _hidden_rows(dtype, prose, rows, hidden_NE)
-    return rows_out
+    model = load_sample(torch.bfloat16)
+    rows = [TeacherRow(row.ids, np.arange(len(row.ids))) for row in prose_rows(NUM_ROWS)[0]]
+    with torch.no_grad():
+        states = [read_states(model, padded_batch([row], device=CPU), HIDDEN_LAYERS) for row in rows]
+    by_layer = {layer: torch.cat([each.tapped[layer] for each in states]).float() for layer in HIDDEN_LAYERS}
+    return [
+        each
+        for layer, hidden_NE in by_layer.items()
+        for dtype in ("sq8", "int8", "bf16")
+        for each in _hidden_rows(HiddenColumn(layer, hidden_NE.shape[1], dtype), rows, hidden_NE)
+    ]
 
 
-def _hidden_rows(dtype: str, prose: Prose, rows: list[TeacherRow], hidden_NE: torch.Tensor) -> list[dict[str, Any]]:
-    width = hidden_NE.shape[1]
-    column = HiddenColumn(layer=30, width=width, dtype=dtype, token_subset_ratio=1.0, seed=0)
+def _hidden_rows(column: HiddenColumn, rows: list[TeacherRow], hidden_NE: torch.Tensor) -> list[dict[str, Any]]:
+    num_positions = len(hidden_NE)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         reader = store(root, column, rows, {"hidden_NE": hidden_NE})
         table = pa.table({"hidden": pa.array(list(hidden_NE.numpy()), type=pa.list_(pa.float32()))})
-        file = parquet_groups(root / "hidden.parquet", table, len(rows[0].positions))
+        file = parquet_groups(root / "hidden.parquet", table, len(rows[0].ids))
         readers: dict[str, Reader] = {
             "ours": our_reader(reader, rows, ("hidden_NE",)),
             "parquet float32 lists": lambda chosen: (
                 torch.tensor(file.read_row_groups(chosen).to_pydict()["hidden"], dtype=torch.float32),
             ),
         }
-        result = compare(readers, prose.num_positions, tolerance=float("inf"))
+        result = compare(readers, num_positions, tolerance=float("inf"))
         read_NE = readers["ours"](list(range(NUM_ROWS)))[0].float()
-        error = float((read_NE - hidden_NE).norm() / hidden_NE.norm())
-        worst = float(((read_NE - hidden_NE).norm(dim=1) / hidden_NE.norm(dim=1)).max())
-        ours = reader.shards[0].index["nbytes"].sum() / prose.num_positions
-        theirs = (root / "hidden.parquet").stat().st_size / prose.num_positions
+        size = float(reader.shards[0].index["nbytes"].sum()) / num_positions
+        peers = parquet_sizes(root, table, len(rows[0].ids))
+    error_N = (read_NE - hidden_NE).norm(dim=1) / hidden_NE.norm(dim=1)
+    error = float((read_NE - hidden_NE).norm() / hidden_NE.norm())
     shown = {
-        "dtype": dtype, "relative_error": error, "worst_position": worst, "bytes_per_position": float(ours),
-        "peer_bytes_per_position": theirs, "plain_float32_bytes": 4 * width,
+        "layer": column.layer, "dtype": column.dtype, "relative_error": error,
+        "median_position": float(error_N.median()), "worst_position": float(error_N.max()),
+        "bytes_per_position": size, "peer_bytes_per_position": peers,
         "positions_per_second": result["positions_per_second"], "seconds": spread(result["seconds"]),
+        "processor_seconds": spread(result["processor_seconds"]),
     }  # fmt: skip
     ratio = median_ratio(result["seconds"], "parquet float32 lists", "ours")
-    what = f"hidden state as {dtype} against Parquet float32 lists"
+    what = f"hidden states after layer {column.layer} as {column.dtype} against Parquet float32 lists"
     return [
         record("B10", f"{what}: read speed", ratio, HIDDEN_SPEED, **shown),
-        record("B10", f"{what}: bytes, zstd-compressed", float(ours) / theirs, HIDDEN_BYTES, at_most=True, **shown),
-        record(
-            "B10", f"{what}: bytes, float32 laid flat", float(ours) / (4 * width), HIDDEN_BYTES, at_most=True, **shown
+        *(
+            record("B10", f"{what}: bytes, {name}", size / peer, HIDDEN_BYTES, at_most=True, **shown)
+            for name, peer in peers.items()
         ),
         record("B10", f"{what}: relative error", error, HIDDEN_ERROR, at_most=True, **shown),
     ]
+
+
+def parquet_sizes(root: Path, table: pa.Table, per_row: int) -> dict[str, float]:
+    """Count bytes per position of one table as Parquet writes it.
+
+    The dictionary, on by default, holds each distinct value once: bfloat16 values in float32 have few. What a float32
+    teacher says has none to share, so "laid flat" is what its lists weigh.
+    """
+    sizes = {}
+    for name, options in PARQUET_OPTIONS.items():
+        path = root / "sizes.parquet"
+        pq.write_table(table, path, row_group_size=per_row, **options)
+        sizes[name] = path.stat().st_size / len(table)
+    return sizes

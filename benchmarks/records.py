@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,22 +31,35 @@ def record(
     }
 
 
-def time_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Turns:
+    """Seconds by name, one per round: on the clock, and of this process's processor time, all threads together."""
+
+    wall: dict[str, list[float]]
+    processor: dict[str, list[float]]
+
+
+def clock_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS) -> Turns:
     """Time each call once a round, forwards and backwards in turns, after one untimed call each.
 
-    Returns:
-        Seconds by name, one per round.
+    Processor time leaves out the other processes of a busy machine, and waiting for a disk.
     """
     for call in calls.values():
         call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    turns = Turns({name: [] for name in calls}, {name: [] for name in calls})
     for number in range(rounds):
         order = list(calls)[:: 1 if number % 2 == 0 else -1]
         for name in order:
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             calls[name]()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+            turns.wall[name].append(time.perf_counter() - began)
+            turns.processor[name].append(time.process_time() - worked)
+    return turns
+
+
+def time_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Give the seconds on the clock of :func:`clock_in_turns`, by name, one per round."""
+    return clock_in_turns(calls, rounds=rounds).wall
 
 
 def spread(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_signals import random_tensors
 
-from tutelage.cache import COLUMNS, ClassScoresColumn, FinalHiddenColumn, FixedColumn, TopKColumn, column_from_spec
+from tutelage.cache import (
+    COLUMNS,
+    ClassScoresColumn,
+    FinalHiddenColumn,
+    FixedColumn,
+    SampledColumn,
+    TopKColumn,
+    column_from_spec,
+)
 from tutelage.cache.topk import require_fp16_bound
 from tutelage.errors import CacheError, CapabilityError, NumericsError
 
@@ -185,6 +193,48 @@ def test_topk_that_is_no_distribution_is_found_at_its_position(case: str) -> Non
     position, found = column.first_problem(tensors) or (None, "")
     assert position == 4
     assert reason in found
+
+
+WRONG_VALUES = {
+    "ids_NK": [-1, 0, 3, 96, 97, 2**40],
+    "counts_NK": [-1, 0, 1, 2, 6],
+    "logprobs_NK": [float("nan"), float("inf"), float("-inf"), 0.0, 5e-7, 1e-3, -0.5, -40.0],
+    "log_z_NT": [float("nan"), float("inf"), -3.0],
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(choices=st.data(), seed=st.integers(0, 50))
+@pytest.mark.parametrize(
+    "column",
+    [TopKColumn(4, (2,), 97), TopKColumn(1, (1,), 97), SampledColumn(5, 1, 0, 97), SampledColumn(5, 1, 0, 97, 2)],
+    ids=lambda column: column.name,
+)
+def test_the_quick_check_accepts_exactly_what_the_named_checks_accept(
+    column: TopKColumn | SampledColumn, choices: st.DataObject, seed: int
+) -> None:
+    tensors = random_tensors(column, 3, seed=seed)
+    for _ in range(choices.draw(st.integers(0, 2))):
+        name = choices.draw(
+            st.sampled_from([name for name in WRONG_VALUES if name in tensors and tensors[name].numel()])
+        )
+        place = tuple(choices.draw(st.integers(0, size - 1)) for size in tensors[name].shape)
+        tensors[name][place] = choices.draw(st.sampled_from(WRONG_VALUES[name]))
+    found = column.first_problem(tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(column), "_is_sound", lambda *arrays: False)
+        assert found == column.first_problem(tensors)
+
+
+def test_runs_of_positions_change_neither_bytes_nor_the_position_of_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    column, counts = TopKColumn(4, (2,), 97, "fp16"), np.array([3, 0, 8])
+    tensors = random_tensors(column, 11)
+    blocks = column.encode_rows(tensors, counts)
+    monkeypatch.setattr("tutelage.cache.column.RUN_ENTRIES", 9)  # two positions at a time
+    assert column.encode_rows(tensors, counts) == blocks
+    assert [len(block) for block in blocks] == [3 * column.stride, 0, 8 * column.stride]
+    tensors["ids_NK"][7] = 5
+    assert column.first_problem(tensors) == (7, "an id occurs twice")
 
 
 def test_hidden_states_that_overflow_the_stored_dtype_are_found() -> None:

@@ -99,6 +99,6 @@ def test_float16_and_float32_values_are_not_cut_to_bf16() -> None:
 
 def test_no_position_at_all_gives_empty_results() -> None:
     tile = tile_of(torch.empty(0, 128))
-    assert tile.exps(2.0).shape == (0, 128)
+    assert tile.probs(2.0).shape == (0, 128)
     assert tile.log_z(4.0).shape == (0,)
     assert tile.logprobs(tile.top(3)).shape == (0, 3)

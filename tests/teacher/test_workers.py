@@ -6,19 +6,22 @@ Workers are forks of the test with the teacher already built; one thread each, a
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import whole_teach
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, teacher_rows
 from transformers import LlamaForCausalLM
+from whole_teach import EVERY_COLUMN, exit_codes, stored_keys, wanted_keys, what_is_wrong
 
 from tutelage.cache import Column, HiddenColumn, SampledColumn, cache_digest, verify_cache
 from tutelage.cache.layout import column_folder, shard_folders
 from tutelage.store import crash, folder_lock
 from tutelage.teacher import TeachReport, teach
 from tutelage.teacher.claims import Claims
+from tutelage.teacher.passes import Progress
 from tutelage.teacher.plan import plan_jobs
 
 ROWS = teacher_rows(20)
@@ -26,10 +29,17 @@ NUM_SHARDS = 5
 COLUMNS: list[Column] = [SampledColumn(6, 2.0, 0, VOCAB_SIZE), HiddenColumn(1, 32, "int8", 0.5)]
 
 
-def run(model: LlamaForCausalLM, root: Path, **options: Callable[..., object]) -> TeachReport:
+def run(model: LlamaForCausalLM, root: Path, *, progress: Progress | None = None) -> TeachReport:
     return teach(
-        model, ROWS, columns=COLUMNS, root=root, fingerprint=FINGERPRINT, shard_rows=4, token_budget=50, **options
-    )  # pyright: ignore[reportArgumentType]
+        model,
+        ROWS,
+        columns=COLUMNS,
+        root=root,
+        fingerprint=FINGERPRINT,
+        shard_rows=4,
+        token_budget=50,
+        progress=progress,
+    )
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -66,6 +76,68 @@ def alone(tmp_path_factory: pytest.TempPathFactory, teacher_model: LlamaForCausa
     root = tmp_path_factory.mktemp("alone")
     run(teacher_model, root)
     return digests(root)
+
+
+SHARD_ROWS_OF_EVERY = 3  # of the columns of `whole_teach`: 4 shards each
+
+
+@pytest.fixture(scope="module")
+def every_column_alone(tmp_path_factory: pytest.TempPathFactory, teacher_model: LlamaForCausalLM) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("every-column-alone")
+    whole_teach.fill(teacher_model, root, shard_rows=SHARD_ROWS_OF_EVERY)
+    return whole_teach.digests(root)
+
+
+def start_with_every_column(
+    model: LlamaForCausalLM, root: Path, *, seed: int, slow: float = 0.0, **environment: str
+) -> int:
+    """Fork a worker with the rows in an order of its own; it leaves its count of computed rows in a file."""
+    order = np.random.default_rng(seed).permutation(len(whole_teach.ROWS))
+
+    def work() -> None:
+        computed, _ = whole_teach.fill(
+            model, root, order=order, shard_rows=SHARD_ROWS_OF_EVERY, progress=lambda *_: time.sleep(slow)
+        )
+        (root / f"computed-{os.getpid()}").write_text(str(computed))
+
+    return whole_teach.start(work, **environment)
+
+
+def check_every_row_is_stored_once(root: Path, expected: dict[str, str]) -> None:
+    assert what_is_wrong(root, expected) is None
+    for column in EVERY_COLUMN:
+        assert stored_keys(root, column) == wanted_keys(column), column.name
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_workers_with_rows_in_any_order_store_and_compute_every_row_of_every_column_once(
+    memory_path: Path, teacher_model: LlamaForCausalLM, every_column_alone: dict[str, str], num_workers: int
+) -> None:
+    workers = [start_with_every_column(teacher_model, memory_path, seed=seed, slow=0.02) for seed in range(num_workers)]
+    assert exit_codes(workers) == [0] * num_workers
+    check_every_row_is_stored_once(memory_path, every_column_alone)
+    assert sum(computed(memory_path)) == len(whole_teach.ROWS) + len(whole_teach.PROMPTS)
+    assert len(computed(memory_path)) == num_workers
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))], ids="kills-{}".format
+)
+def test_workers_that_are_killed_leave_every_row_of_every_column_stored_once(
+    memory_path: Path, teacher_model: LlamaForCausalLM, every_column_alone: dict[str, str], seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    points = ("before_payload", "before_index", "manifest.mid_write", "before_rename", "after_rename")
+    passages = [f"cache.shard.{generator.choice(points)}:{generator.integers(1, 9)}" for _ in range(2)]
+    dying = [
+        start_with_every_column(teacher_model, memory_path, seed=number, slow=0.01, TUTELAGE_CRASH_POINT=passage)
+        for number, passage in enumerate(passages)
+    ]
+    # each dies before it has filled half of the cache, so the other one reaches its own point
+    assert exit_codes(dying) == [-signal.SIGKILL] * len(dying), passages
+    living = [start_with_every_column(teacher_model, memory_path, seed=seed, slow=0.01) for seed in (8, 9)]
+    assert exit_codes(living) == [0] * len(living), passages
+    check_every_row_is_stored_once(memory_path, every_column_alone)
 
 
 @pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -4,7 +4,8 @@ In: target masks, token ids, tokenizers. Out: logit indices, or an ``AlignmentEr
 the first place where the two grids part.
 """
 
+from tutelage.align.keys import check_key
 from tutelage.align.positions import logit_indices
 from tutelage.align.vocabulary import check_ids, check_padding_only, check_same_tokenizer
 
-__all__ = ["check_ids", "check_padding_only", "check_same_tokenizer", "logit_indices"]
+__all__ = ["check_ids", "check_key", "check_padding_only", "check_same_tokenizer", "logit_indices"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tutelage.cache.column import Column, TensorDict
+from tutelage.cache.column import Column, TensorDict, runs
 from tutelage.errors import CapabilityError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -45,9 +45,13 @@ class FixedColumn(Column):
 
     @override
     def encode_rows(self, tensors: TensorDict, counts: np.ndarray) -> list[bytes]:
-        records = self.encode(tensors)
-        assert records.shape == (counts.sum(), self.stride), (records.shape, counts.sum(), self.stride)
-        return [block.tobytes() for block in np.split(records, np.cumsum(counts)[:-1])]
+        records = np.empty((counts.sum(), self.stride), dtype=np.uint8)
+        assert all(len(tensor) == len(records) for tensor in tensors.values()), (len(records), self.name)
+        for run in runs(len(records), max(tensor.shape[1] for tensor in tensors.values())):
+            records[run] = self.encode({name: tensor[run] for name, tensor in tensors.items()})
+        whole, sizes = memoryview(records.reshape(-1)), counts * self.stride
+        ends = np.cumsum(sizes).tolist()
+        return [whole[end - size : end].tobytes() for end, size in zip(ends, sizes.tolist(), strict=True)]
 
     @override
     def decode_rows(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> TensorDict:

@@ -171,10 +171,10 @@ def _widths(base: IdClasses, code: RowCode) -> np.ndarray:
 def _look_up(ids: np.ndarray, dictionary: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find which ids are in the dictionary, as a mask, and their entries there."""
     order = np.argsort(dictionary)
-    near = np.minimum(np.searchsorted(dictionary, ids, sorter=order), len(dictionary) - 1)
-    entries = order[near]
-    found = dictionary[entries] == ids
-    return found, entries[found]
+    ordered = dictionary[order]
+    near = np.minimum(np.searchsorted(ordered, ids), len(dictionary) - 1)
+    found = ordered[near] == ids
+    return found, order[near[found]]
 
 
 def _sum_by_block(values: np.ndarray, num_sets: np.ndarray) -> np.ndarray:

@@ -4,8 +4,10 @@ In: a root folder, a teacher's fingerprint, a column, rows. Out: paths and names
 """
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +34,8 @@ INDEX_DTYPE = np.dtype(
         ("checksum", "<u8"),
     ]
 )
+TWO_COUNTS = struct.Struct("<qq")
+Lengths = TypeVar("Lengths", int, np.ndarray)
 
 
 def teacher_folder(root: Path, teacher: str) -> Path:
@@ -73,14 +77,19 @@ def shard_name(rows: Sequence[TeacherRow]) -> str:
         32 hex digits: SHA-256 over each row's key, number of ids, number of positions and the
         positions as little-endian int64, in the given order.
     """
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.key)
-        digest.update(np.array([row.ids.shape[0], row.positions.shape[0]], dtype="<i8").tobytes())
-        digest.update(np.ascontiguousarray(row.positions, dtype="<i8").tobytes())
-    return digest.hexdigest()[:32]
+    parts = [
+        part
+        for row in rows
+        for part in (row.key, TWO_COUNTS.pack(len(row.ids), len(row.positions)), row.positions.astype("<i8").tobytes())
+    ]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
 
-def coverage_bytes(row_length: int) -> int:
+def joined_positions(rows: Sequence[TeacherRow]) -> np.ndarray:
+    """Lay the rows' positions end to end, int64."""
+    return np.concatenate([row.positions for row in rows] or [np.empty(0)]).astype(np.int64, copy=False)
+
+
+def coverage_bytes(row_length: Lengths) -> Lengths:
     """Count the bytes of a row's coverage bitset: one bit per id."""
     return (row_length + 7) // 8

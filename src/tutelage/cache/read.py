@@ -138,7 +138,8 @@ class CacheReader:
         damaged = f" Damaged and passed over: {', '.join(map(str, self.passed_over))}." if self.passed_over else ""
         raise CacheError(
             f"The teacher cache {self.folder} {found}.{damaged} Run the teach stage again with the rows of this run; "
-            "only what is missing is computed."
+            "only what is missing is computed. Where the stage counts as finished, `tutelage cache verify --repair "
+            "RECIPE` does it."
         )
 
 

@@ -14,7 +14,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from tutelage.cache.bits import MAX_WIDTH, BitReader, bit_width, damaged_block, pack_bits, pack_fields
-from tutelage.cache.column import Column, TensorDict, first_true, sorted_rows
+from tutelage.cache.column import (
+    Column,
+    TensorDict,
+    first_named,
+    first_problem_in_runs,
+    holds_repeat,
+    to_arrays,
+)
 from tutelage.cache.count_code import count_bits, read_counts
 from tutelage.cache.id_classes import FINENESS_BITS, base_classes, choose_code
 from tutelage.cache.id_sets import read_row_codes, read_sets, row_code_bits, set_bits
@@ -116,31 +123,70 @@ class SampledColumn(Column):
 
     @override
     def first_problem(self, tensors: TensorDict) -> tuple[int, str] | None:
-        ids_NK, counts_NK, logprobs_NK = tensors["ids_NK"], tensors["counts_NK"], tensors["logprobs_NK"]
+        """See :class:`Column`: what top-k refuses, and counts or padding that are not as laid out above."""
+        return first_problem_in_runs(to_arrays(tensors, "ids_NK", "counts_NK", "logprobs_NK"), self._find_problem)
+
+    def _find_problem(
+        self, ids_NK: np.ndarray, counts_NK: np.ndarray, logprobs_NK: np.ndarray
+    ) -> tuple[int, str] | None:
         drawn_NK = counts_NK > 0
-        places_K = torch.arange(ids_NK.shape[1], device=ids_NK.device)
-        sizes_N1 = drawn_NK.sum(dim=1, keepdim=True)
-        in_place_NK = (places_K >= self.head_k) & (places_K < self.head_k + sizes_N1)
-        kept_NK = drawn_NK | (places_K < self.head_k)
-        distinct_NK = sorted_rows(torch.where(kept_NK, ids_NK, -1 - places_K))
-        drawn_ids_NK = torch.where(drawn_NK, ids_NK, self.vocab_size)[:, self.head_k :]
-        mass_N = logprobs_NK.double().exp().mul(kept_NK).sum(dim=1)
+        places_K = np.arange(ids_NK.shape[1])
+        kept_NK = places_K < self.head_k + drawn_NK.sum(axis=1, keepdims=True)
+        if self._is_sound(ids_NK, counts_NK, logprobs_NK, kept_NK):
+            return None
+        is_outside_NK = (ids_NK < 0) | (ids_NK >= self.vocab_size)
+        drawn_ids_NK = np.where(drawn_NK, ids_NK, self.vocab_size)[:, self.head_k :]
         padding_NK = (ids_NK != 0) | (logprobs_NK != 0) | (counts_NK != 0)
-        checks = {
-            "a log-probability is not finite": ~logprobs_NK.isfinite().all(dim=1),
-            "a log-probability is above 0": (logprobs_NK > POSITIVE_TOLERANCE).any(dim=1),
-            "a count is negative": (counts_NK < 0).any(dim=1),
-            f"the counts do not sum to {self.num_draws}": counts_NK.sum(dim=1) != self.num_draws,
-            "the drawn ids do not follow the exact head": (drawn_NK != in_place_NK).any(dim=1),
-            f"an id is outside of [0, {self.vocab_size})": ((ids_NK < 0) | (ids_NK >= self.vocab_size)).any(dim=1),
-            "an id occurs twice": (distinct_NK.diff(dim=1) == 0).any(dim=1),
-            "the drawn ids are not ascending": (drawn_ids_NK.diff(dim=1) < 0).any(dim=1),
-            "the exact head is not sorted, largest first": (logprobs_NK[:, : self.head_k].diff(dim=1) > 0).any(dim=1),
-            "padding is not 0": (padding_NK & ~kept_NK).any(dim=1),
-            "the kept probabilities sum to more than 1": mass_N > 1 + MASS_TOLERANCE,
-        }
-        found = (first_true(wrong_N, reason) for reason, wrong_N in checks.items())
-        return next((problem for problem in found if problem is not None), None)
+        head_NH = logprobs_NK[:, : self.head_k]
+        with np.errstate(over="ignore", invalid="ignore"):
+            mass_N = (np.exp(logprobs_NK.astype(np.float64)) * kept_NK).sum(axis=1)
+        return first_named(
+            {
+                "a log-probability is not finite": ~np.isfinite(logprobs_NK).all(axis=1),
+                "a log-probability is above 0": (logprobs_NK > POSITIVE_TOLERANCE).any(axis=1),
+                "a count is negative": (counts_NK < 0).any(axis=1),
+                f"the counts do not sum to {self.num_draws}": counts_NK.sum(axis=1) != self.num_draws,
+                "the drawn ids do not follow the exact head": (drawn_NK != (kept_NK & (places_K >= self.head_k))).any(
+                    axis=1
+                ),
+                f"an id is outside of [0, {self.vocab_size})": is_outside_NK.any(axis=1),
+                "an id occurs twice": self._holds_repeat(np.where(is_outside_NK, 0, ids_NK), kept_NK),
+                "the drawn ids are not ascending": (drawn_ids_NK[:, 1:] < drawn_ids_NK[:, :-1]).any(axis=1),
+                "the exact head is not sorted, largest first": (head_NH[:, 1:] > head_NH[:, :-1]).any(axis=1),
+                "padding is not 0": (padding_NK & ~kept_NK).any(axis=1),
+                "the kept probabilities sum to more than 1": mass_N > 1 + MASS_TOLERANCE,
+            }
+        )
+
+    def _is_sound(
+        self, ids_NK: np.ndarray, counts_NK: np.ndarray, logprobs_NK: np.ndarray, kept_NK: np.ndarray
+    ) -> bool:
+        """Say that none of the problems is there, a fifth of the time that it takes to name one.
+
+        Drawn ids that rise are all different; only with a head must the rows be sorted to see it.
+        """
+        drawn_ids_NJ, head_NH = ids_NK[:, self.head_k :], logprobs_NK[:, : self.head_k]
+        return bool(
+            np.array_equal(counts_NK[:, self.head_k :] > 0, kept_NK[:, self.head_k :])
+            and not counts_NK[:, : self.head_k].any()
+            and counts_NK.min(initial=0) >= 0
+            and (counts_NK.sum(axis=1) == self.num_draws).all()
+            and ids_NK.min(initial=0) >= 0
+            and ids_NK.max(initial=0) < self.vocab_size
+            and ((drawn_ids_NJ[:, 1:] > drawn_ids_NJ[:, :-1]) | ~kept_NK[:, self.head_k + 1 :]).all()
+            and not (self.head_k and self._holds_repeat(ids_NK, kept_NK).any())
+            and (head_NH[:, 1:] <= head_NH[:, :-1]).all()
+            and logprobs_NK.min(initial=0) > -np.inf  # a NaN comes out of a minimum, and is not above anything
+            and logprobs_NK.max(initial=0) <= POSITIVE_TOLERANCE
+            and not ids_NK[~kept_NK].any()
+            and not logprobs_NK[~kept_NK].any()
+            # float32 sums are wrong by less than the half of the tolerance that is left out
+            and ((np.exp(logprobs_NK) * kept_NK).sum(axis=1) <= 1 + MASS_TOLERANCE / 2).all()
+        )
+
+    def _holds_repeat(self, ids_NK: np.ndarray, kept_NK: np.ndarray) -> np.ndarray:
+        beyond_K = self.vocab_size + np.arange(ids_NK.shape[1])  # padding repeats nothing
+        return holds_repeat(np.where(kept_NK, ids_NK, beyond_K), self.vocab_size + ids_NK.shape[1])
 
     @override
     def encode_rows(self, tensors: TensorDict, counts: np.ndarray) -> list[bytes]:
@@ -149,7 +195,7 @@ class SampledColumn(Column):
         Raises:
             NumericsError: If a log-probability does not survive its codes within their bound.
         """
-        arrays = [tensors[name].detach().cpu().numpy() for name in ("ids_NK", "counts_NK", "logprobs_NK")]
+        arrays = to_arrays(tensors, "ids_NK", "counts_NK", "logprobs_NK")
         ends = np.cumsum(counts)
         return [
             self._encode_row(*(array[end - count : end] for array in arrays)) if count else b""

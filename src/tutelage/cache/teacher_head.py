@@ -41,12 +41,26 @@ def write_head(root: Path, teacher: str, head: OutputHead, *, provenance: dict[s
 
 
 def has_head(root: Path, teacher: str) -> bool:
-    """Say whether an intact copy of the head is there; all of its bytes are read."""
+    """Say whether an intact copy of this teacher's head is there; all of its bytes are read."""
     try:
-        verify_artifact(head_folder(root, teacher))
+        check_head(root, teacher)
     except IntegrityError:
         return False
     return True
+
+
+def check_head(root: Path, teacher: str) -> Path:
+    """Read every byte of the copied head; return its folder.
+
+    Raises:
+        IntegrityError: If it is missing, damaged, or another teacher's.
+    """
+    path = head_folder(root, teacher)
+    manifest = verify_artifact(path)
+    if manifest.kind != HEAD_KIND or manifest.fields.get("teacher") != teacher:
+        owner = manifest.fields.get("teacher")
+        raise CacheError(f"{path} holds a {manifest.kind} of {owner}: folders were moved. Delete it and teach again.")
+    return path
 
 
 def read_head(root: Path, teacher: str, *, device: torch.device | str = "cpu") -> OutputHead:
@@ -55,15 +69,10 @@ def read_head(root: Path, teacher: str, *, device: torch.device | str = "cpu") -
     Raises:
         CacheError: If it is missing, damaged, or another teacher's.
     """
-    path = head_folder(root, teacher)
     try:
-        verify_artifact(path)
+        path = check_head(root, teacher)
     except IntegrityError as error:
         raise CacheError(f"The teacher's output head cannot be used: {error}") from error
     settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-    if settings["teacher"] != teacher:
-        raise CacheError(
-            f"{path} holds the head of {settings['teacher']}: folders were moved. Delete it and teach again."
-        )
     tensors = load_file(path / TENSORS, device=str(device))
     return OutputHead(tensors["weight"], tensors.get("bias"), settings["scale"], settings["softcap"])

@@ -12,7 +12,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from tutelage.cache.bits import bit_width, pack_records, unpack_records
-from tutelage.cache.column import Column, TensorDict, first_true, sorted_rows
+from tutelage.cache.column import (
+    Column,
+    TensorDict,
+    first_named,
+    first_problem_in_runs,
+    holds_repeat,
+    to_arrays,
+)
 from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, to_bytes
 from tutelage.cache.quantise import LevelCodes, level_codes, restore_levels
 from tutelage.errors import CacheError, CapabilityError, NumericsError
@@ -104,18 +111,46 @@ class TopKColumn(FixedColumn):
     @override
     def first_problem(self, tensors: TensorDict) -> tuple[int, str] | None:
         """See :class:`Column`: NaN, positive values, unsorted values, duplicate ids, mass above 1."""
-        ids_NK, logprobs_NK, log_z_NT = tensors["ids_NK"], tensors["logprobs_NK"], tensors["log_z_NT"]
-        checks = {
-            "a log-probability is not finite": ~logprobs_NK.isfinite().all(dim=1),
-            "a log_z is not finite": ~log_z_NT.isfinite().all(dim=1),
-            "a log-probability is above 0": (logprobs_NK > POSITIVE_TOLERANCE).any(dim=1),
-            "the log-probabilities are not sorted, largest first": (logprobs_NK.diff(dim=1) > 0).any(dim=1),
-            "an id occurs twice": (sorted_rows(ids_NK).diff(dim=1) == 0).any(dim=1),
-            f"an id is outside of [0, {self.vocab_size})": ((ids_NK < 0) | (ids_NK >= self.vocab_size)).any(dim=1),
-            "the kept probabilities sum to more than 1": logprobs_NK.double().exp().sum(dim=1) > 1 + MASS_TOLERANCE,
-        }
-        found = (first_true(wrong_N, reason) for reason, wrong_N in checks.items())
-        return next((problem for problem in found if problem is not None), None)
+        return first_problem_in_runs(to_arrays(tensors, "ids_NK", "logprobs_NK", "log_z_NT"), self._find_problem)
+
+    def _find_problem(
+        self, ids_NK: np.ndarray, logprobs_NK: np.ndarray, log_z_NT: np.ndarray
+    ) -> tuple[int, str] | None:
+        if self._is_sound(ids_NK, logprobs_NK, log_z_NT):
+            return None
+        is_outside_NK = (ids_NK < 0) | (ids_NK >= self.vocab_size)
+        with np.errstate(over="ignore"):
+            mass_N = np.exp(logprobs_NK.astype(np.float64)).sum(axis=1)
+        return first_named(
+            {
+                "a log-probability is not finite": ~np.isfinite(logprobs_NK).all(axis=1),
+                "a log_z is not finite": ~np.isfinite(log_z_NT).all(axis=1),
+                "a log-probability is above 0": (logprobs_NK > POSITIVE_TOLERANCE).any(axis=1),
+                "the log-probabilities are not sorted, largest first": (logprobs_NK[:, 1:] > logprobs_NK[:, :-1]).any(
+                    axis=1
+                ),
+                f"an id is outside of [0, {self.vocab_size})": is_outside_NK.any(axis=1),
+                "an id occurs twice": holds_repeat(np.where(is_outside_NK, 0, ids_NK), self.vocab_size),
+                "the kept probabilities sum to more than 1": mass_N > 1 + MASS_TOLERANCE,
+            }
+        )
+
+    def _is_sound(self, ids_NK: np.ndarray, logprobs_NK: np.ndarray, log_z_NT: np.ndarray) -> bool:
+        """Say that none of the problems is there, an eighth of the time that it takes to name one.
+
+        Values that never rise have no NaN among them, and lie between the first and the last.
+        """
+        return bool(
+            (logprobs_NK[:, 1:] <= logprobs_NK[:, :-1]).all()
+            and (logprobs_NK[:, 0] <= POSITIVE_TOLERANCE).all()
+            and (logprobs_NK[:, -1] > -np.inf).all()
+            and np.isfinite(log_z_NT).all()
+            # float32 sums are wrong by less than the half of the tolerance that is left out
+            and (np.exp(logprobs_NK).sum(axis=1) <= 1 + MASS_TOLERANCE / 2).all()
+            and ids_NK.min(initial=0) >= 0
+            and ids_NK.max(initial=0) < self.vocab_size
+            and not holds_repeat(ids_NK, self.vocab_size).any()
+        )
 
     @override
     def encode(self, tensors: TensorDict) -> np.ndarray:
@@ -132,9 +167,10 @@ class TopKColumn(FixedColumn):
             ids = pack_records(tensors["ids_NK"].detach().cpu().numpy(), bit_width(self.vocab_size))
             levels = np.stack([coded.spread_N, coded.mass_N], axis=1).view(np.uint8)
             return np.concatenate([ids, pack_records(coded.codes_NK, bits), levels, log_z], axis=1)
-        values = to_bytes(logprobs_NK, DTYPES[self.dtype])
+        stored_NK = logprobs_NK.to(DTYPES[self.dtype])
         if self.dtype == "fp16":
-            require_fp16_bound(logprobs_NK, from_bytes(values, torch.float16))
+            require_fp16_bound(logprobs_NK, stored_NK)
+        values = to_bytes(stored_NK, stored_NK.dtype)
         return np.concatenate([to_bytes(tensors["ids_NK"], self.id_dtype), values, log_z], axis=1)
 
     @override
@@ -203,10 +239,10 @@ def require_fp16_bound(logprobs_NK: Tensor, stored_NK: Tensor) -> None:
     Raises:
         NumericsError: If it did not: a log-probability below -65,504.
     """
-    # both are exact in float32: a power of two times a float32, and a difference of neighbours
-    bound_NK = (logprobs_NK.float().abs() * FP16_RELATIVE_BOUND).clamp_(min=FP16_ABSOLUTE_BOUND)
-    error_NK = (stored_NK.float() - logprobs_NK.float()).abs_()
-    if not bool((error_NK <= bound_NK).all()):
+    # all exact in float32: a power of two times a float32, a difference of neighbours, and the sign of one
+    bound_NK = logprobs_NK.float().abs().mul_(FP16_RELATIVE_BOUND).clamp_(min=FP16_ABSOLUTE_BOUND)
+    excess_NK = (stored_NK.float() - logprobs_NK.float()).abs_().sub_(bound_NK)
+    if excess_NK.numel() and not float(excess_NK.amax()) <= 0:  # a NaN is not <= anything
         raise NumericsError(
             f"The log-probability {float(logprobs_NK.min()):g} does not fit into float16 (error bound 2**-11 of its "
             "size). Store topk with dtype fp32."

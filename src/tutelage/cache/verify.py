@@ -8,6 +8,7 @@ from pathlib import Path
 from tutelage.cache.column import Column
 from tutelage.cache.layout import column_folder, column_folders, head_folder, shard_folders
 from tutelage.cache.shard import open_shard, scan_shards
+from tutelage.cache.teacher_head import has_head
 from tutelage.errors import CacheError, IntegrityError
 from tutelage.store import value_digest, verify_artifact
 
@@ -22,11 +23,8 @@ def verify_cache(root: Path, teacher: str) -> list[Path]:
         path for folder in column_folders(root, teacher) for path in shard_folders(folder) if not is_intact(path)
     ]
     head = head_folder(root, teacher)
-    if head.exists():
-        try:
-            verify_artifact(head)
-        except IntegrityError:
-            damaged.append(head)
+    if head.exists() and not has_head(root, teacher):
+        damaged.append(head)
     return sorted(damaged)
 
 

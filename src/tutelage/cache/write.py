@@ -22,6 +22,7 @@ from tutelage.cache.layout import (
     SHARD_POINT,
     column_folder,
     coverage_bytes,
+    joined_positions,
     shard_folders,
     shard_name,
 )
@@ -29,6 +30,8 @@ from tutelage.cache.shard import seal_fields
 from tutelage.errors import NumericsError
 from tutelage.store import MANIFEST, crash_point, make_folder, new_artifact, sweep_temporaries
 from tutelage.types import TeacherRow
+
+WRITE_BUFFER = 2**20  # rows of a few hundred bytes are handed to the system by the thousand
 
 
 class ShardWriter:
@@ -56,7 +59,7 @@ class ShardWriter:
             NumericsError: If a position is not a distribution or not finite; the row is named.
             DiskError: If the disk is full; nothing is left behind.
         """
-        index, payload = lay_out(rows, encode_rows(self.column, rows, tensors))
+        index, stored = lay_out(rows, encode_rows(self.column, rows, tensors))
         name = shard_name(rows)
         fields = seal_fields(
             {
@@ -74,7 +77,8 @@ class ShardWriter:
             path, kind=SHARD_KIND, format_version=FORMAT_VERSION, fields=fields, point=SHARD_POINT
         ) as folder:
             crash_point(f"{SHARD_POINT}.before_payload")
-            (folder / PAYLOAD).write_bytes(payload)
+            with (folder / PAYLOAD).open("wb", buffering=WRITE_BUFFER) as stream:
+                stream.writelines(stored)
             crash_point(f"{SHARD_POINT}.before_index")
             np.save(folder / INDEX, index, allow_pickle=False)
         return path
@@ -86,7 +90,7 @@ def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict)
     Raises:
         NumericsError: If a position must not be stored; its row and position are named.
     """
-    counts = np.array([row.positions.shape[0] for row in rows], dtype=np.int64)
+    counts = np.array([len(row.positions) for row in rows], dtype=np.int64)
     ends = np.cumsum(counts)
     problem = column.first_problem(tensors)
     if problem is not None:
@@ -102,23 +106,28 @@ def encode_rows(column: Column, rows: Sequence[TeacherRow], tensors: TensorDict)
     return column.encode_rows(tensors, counts)
 
 
-def lay_out(rows: Sequence[TeacherRow], blocks: Sequence[bytes]) -> tuple[np.ndarray, bytes]:
-    """Build a shard's index and payload; a payload row is its coverage bitset, then the column's block."""
-    stored = [pack_coverage(row) + block for row, block in zip(rows, blocks, strict=True)]
+def lay_out(rows: Sequence[TeacherRow], blocks: Sequence[bytes]) -> tuple[np.ndarray, list[bytes]]:
+    """Build a shard's index and the rows of its payload: each its coverage bitset, then the column's block."""
+    stored = [coverage + block for coverage, block in zip(pack_coverage(rows), blocks, strict=True)]
     index = np.zeros(len(rows), dtype=INDEX_DTYPE)
     index["key"] = np.frombuffer(b"".join(row.key for row in rows), dtype=INDEX_DTYPE["key"])
-    index["nbytes"] = [len(row) for row in stored]
+    index["nbytes"] = list(map(len, stored))
     index["offset"][1:] = np.cumsum(index["nbytes"][:-1], dtype=np.uint64)
-    index["row_length"] = [row.ids.shape[0] for row in rows]
-    index["num_positions"] = [row.positions.shape[0] for row in rows]
-    index["checksum"] = [xxhash.xxh3_64_intdigest(row) for row in stored]
-    return index, b"".join(stored)
+    index["row_length"] = [len(row.ids) for row in rows]
+    index["num_positions"] = [len(row.positions) for row in rows]
+    index["checksum"] = list(map(xxhash.xxh3_64_intdigest, stored))
+    return index, stored
 
 
-def pack_coverage(row: TeacherRow) -> bytes:
-    """Set one bit per stored position, least significant bit first."""
-    covered = np.zeros(row.ids.shape[0], dtype=bool)
-    covered[row.positions] = True
+def pack_coverage(rows: Sequence[TeacherRow]) -> list[bytes]:
+    """Set one bit per stored position, least significant bit first: whole bytes for each row."""
+    lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
+    sizes = coverage_bytes(lengths)
+    ends = np.cumsum(sizes)
+    counts = np.array([len(row.positions) for row in rows], dtype=np.int64)
+    positions = joined_positions(rows)
+    assert ((positions >= 0) & (positions < np.repeat(lengths, counts))).all(), "a position outside of its row"
+    covered = np.zeros(8 * sizes.sum(), dtype=bool)
+    covered[np.repeat(8 * (ends - sizes), counts) + positions] = True
     packed = np.packbits(covered, bitorder="little").tobytes()
-    assert len(packed) == coverage_bytes(row.ids.shape[0])
-    return packed
+    return [packed[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]

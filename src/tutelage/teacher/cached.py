@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tutelage.align import check_key
 from tutelage.cache.column import Column
 from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.find import find_column
@@ -56,8 +57,11 @@ class CachedTeacher:
 
         Raises:
             CacheError: If a row is damaged, missing, or lacks a position.
-            AlignmentError: If the batch's positions and targets do not match in number.
+            AlignmentError: If the batch's positions and targets do not match in number, or a row's key is not that of
+                its ids.
         """
+        for row in batch.teacher_rows:
+            check_key(row)
         num_positions = sum(len(row.positions) for row in batch.teacher_rows)
         if num_positions != batch.num_targets and not is_state_column(self.column):
             raise AlignmentError(

@@ -172,7 +172,7 @@ def measure_sampled(tile: LogitTile, column: SampledColumn, uniforms_nJ: np.ndar
 
 def tail_weights(tile: LogitTile, temperature: float, head_nH: Tensor) -> Tensor:
     """Return ``p_T`` up to a factor per row, 0 at the head's ids; on a device that knows float64."""
-    weights_nU = tile.exps(temperature)
+    weights_nU = tile.probs(temperature)
     if head_nH.shape[1]:
         weights_nU.scatter_(1, head_nH, 0.0)
         faint_M = (weights_nU.amax(dim=1) < SMALLEST_TAIL).nonzero()[:, 0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tutelage.align import check_ids
+from tutelage.align import check_ids, check_key
 from tutelage.cache.column import Column
 from tutelage.cache.layout import INDEX_DTYPE, coverage_bytes, shard_name
 from tutelage.cache.read import covers, serving_folders
@@ -88,9 +88,11 @@ def check_rows(rows: Sequence[TeacherRow], *, num_ids: int) -> None:
     """Refuse rows that the teacher cannot read.
 
     Raises:
-        AlignmentError: If an id is foreign to the teacher, or a position is outside of its row.
+        AlignmentError: If a row's key is not that of its ids, an id is foreign to the teacher, or a position is outside
+            of its row.
     """
     for row in rows:
+        check_key(row)
         check_ids(row.ids, num_ids, f"teacher row {row.key.hex()}")
         positions = row.positions
         outside = positions.size and (positions.min() < 0 or positions.max() >= len(row.ids))
