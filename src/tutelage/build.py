@@ -12,11 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.cache import Column
-from tutelage.config import ForwardKlLoss, Recipe, expand_losses
+from tutelage.config import Recipe, TeacherLoss, expand_losses
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
-from tutelage.config.tasks import Classification
+from tutelage.config.tasks import Classification, Reading
 from tutelage.config.training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, Train
+from tutelage.data.reading import ReadingTask
 from tutelage.data.task import ClassificationTask
 from tutelage.errors import CapabilityError
 from tutelage.models.adapter import attach_lora, prepare_full
@@ -31,8 +32,13 @@ from tutelage.train.options import TrainOptions
 from tutelage.types import LossTerm
 
 
+def reading_task(name: str, section: Reading) -> ReadingTask:
+    """Return the reading task that a recipe describes."""
+    return ReadingTask(name=name, template=section.template)
+
+
 def classification_task(name: str, section: Classification) -> ClassificationTask:
-    """Return the task that a recipe describes."""
+    """Return the classification that a recipe describes."""
     return ClassificationTask(
         name=name,
         template=section.template,
@@ -46,14 +52,20 @@ def classification_task(name: str, section: Classification) -> ClassificationTas
 def loss_terms(method: Any) -> list[LossTerm]:
     """Return a method's weighted sum of losses."""
     return [
-        LossTerm(kind=loss.kind, weight=loss.weight, temperature=getattr(loss, "temperature", 1.0))
+        LossTerm(
+            kind=loss.kind,
+            weight=loss.weight,
+            temperature=getattr(loss, "temperature", 1.0),
+            beta=getattr(loss, "beta", None),
+            skew=getattr(loss, "skew", None),
+        )
         for loss in expand_losses(method)
     ]
 
 
 def signal_temperatures(method: Any) -> list[float]:
     """Return the temperatures at which a method reads the teacher."""
-    return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, ForwardKlLoss)})
+    return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, TeacherLoss)})
 
 
 def train_options(train: Train, changes: Train, student: Student, *, seed: int, bf16: bool) -> TrainOptions:

@@ -78,6 +78,8 @@ def test_the_frontier_is_a_table_a_figure_and_a_sentence(copied: Path):
     result = cli("cache", "report", "tiny.yaml", "--frontier", "--positions", "16", "--max-angle", "0.5")
     assert result.exit_code == 0, result.output
     assert "* final_hidden fp32" in result.stdout
+    assert "  topk 8 packed" in result.stdout
+    assert "8 signals on 8 rows, 16 positions" in result.stdout  # of 8, 16, 50, 128 only two are below the 30 ids
     assert "Store `{kind: final_hidden, dtype: fp32}`: 128.0 bytes per position" in result.stdout
     folder = copied.parent / "runs" / "tiny" / "frontier"
     stored = json.loads((folder / "frontier.json").read_text())
@@ -96,6 +98,24 @@ def test_the_frontier_as_json_holds_nothing_else(copied: Path):
     dense = content["points"][0]
     assert (dense["signal"], dense["kl_nats"]) == ("final_hidden fp32", pytest.approx(0.0, abs=1e-12))
     assert dense["step"]["degrees"] < 1e-3
+
+
+def test_the_frontier_reads_no_more_rows_than_it_is_told(copied: Path):
+    result = cli("cache", "report", "tiny.yaml", "--frontier", "--rows", "3", "--json")
+    facts = json.loads(result.stdout)["facts"]
+    assert (facts["rows"], facts["positions"]) == (3, 6)
+    assert 3 * 8 < facts["tokens"] < 3 * 20
+
+
+def test_a_frontier_without_final_hidden_names_the_signal(tmp_path: Path):
+    recipe = RECIPE.replace("{kind: final_hidden}, ", "").replace(
+        "KD1: {kind: logit,", "KD1: {kind: logit, signal: topk,"
+    )
+    path = write_experiment(tmp_path, recipe=recipe)
+    run_tiny(path, until="teach")
+    result = cli("cache", "report", path, "--frontier")
+    assert result.exit_code == 1
+    assert "compares with `{kind: final_hidden}`. Add it to `signals`" in result.stderr
 
 
 def test_a_frontier_needs_a_recipe(at_home: None):
@@ -201,6 +221,47 @@ def test_an_interrupted_repair_is_completed_by_the_next_run(copied: Path, monkey
     assert folder.exists()
 
 
+def test_rows_that_are_gone_are_found_and_taught_again(copied: Path):
+    """A shard that was deleted leaves no trace in the cache: only the recipe knows of its rows."""
+    gone = sorted(copied.parent.rglob("topk*/*/payload.bin"))[0].parent
+    shutil.rmtree(gone)
+    result = cli("cache", "verify", "tiny.yaml")
+    assert result.exit_code == 3
+    assert "missing, of task sentiment: " in result.stdout
+    assert "`--repair` teaches them again" in result.stderr
+    missing = json.loads(cli("cache", "verify", "tiny.yaml", "--json").stdout)["missing"]
+    assert list(missing) == ["sentiment"]
+    assert cli("cache", "verify", "--repair", "tiny.yaml").exit_code == 0
+    assert gone.is_dir()
+    assert cli("cache", "verify", "tiny.yaml").exit_code == 0
+
+
+def test_a_head_that_is_gone_is_found_and_copied_again(copied: Path):
+    (head,) = (copied.parent / "runs" / "cache").glob("*/head")
+    shutil.rmtree(head)
+    result = cli("cache", "verify", "tiny.yaml")
+    assert result.exit_code == 3
+    assert "is missing or damaged" in result.stdout
+    assert cli("cache", "verify", "--repair", "tiny.yaml").exit_code == 0
+    assert head.is_dir()
+
+
+def test_a_cache_that_is_gone_is_no_empty_report(copied: Path):
+    shutil.rmtree(copied.parent / "runs" / "cache")
+    for arguments in (["report", "tiny.yaml"], ["inspect", "tiny.yaml", "0"], ["report", "tiny.yaml", "--frontier"]):
+        result = cli("cache", *arguments)
+        assert result.exit_code == 3
+        assert "`tutelage cache verify --repair RECIPE`" in result.stderr
+
+
+def test_an_export_into_a_file_is_refused(copied: Path):
+    (copied.parent / "file").write_text("")
+    for target in ("file", "file/below"):
+        result = cli("cache", "export", "tiny.yaml", "--to", target)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: --to {target} cannot be a folder: ")
+
+
 def test_export_writes_parquet_once(at_home: None, tmp_path: Path):
     target = tmp_path / "out"
     result = cli("cache", "export", "tiny.yaml", "--to", target)
@@ -225,9 +286,30 @@ def test_export_of_a_damaged_cache_exits_3(copied: Path, tmp_path: Path):
 
 def test_a_folder_takes_no_overrides_and_a_foreign_folder_is_named(at_home: None, tmp_path: Path):
     assert "takes no PATH=VALUE" in cli("cache", "report", "runs", "name=x").stderr
-    result = cli("cache", "verify", tmp_path)
+    (tmp_path / "cache" / "0123456789abcdef" / "topk-k4").mkdir(parents=True)
+    for command in (["report"], ["verify"], ["export", "--to", str(tmp_path / "out")]):
+        for folder in (tmp_path, tmp_path / "cache"):
+            result = cli("cache", command[0], folder, *command[1:])
+            assert result.exit_code == 1
+            assert "holds no teacher cache" in result.stderr
+    missing = cli("cache", "report", "no_such_place")
+    assert missing.exit_code == 1
+    assert "no_such_place does not exist. Expected a recipe, a workspace" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["no such row", "160", "ab", "ffffffff", ""])
+def test_an_unknown_row_says_how_rows_are_named(at_home: None, name: str):
+    result = cli("cache", "inspect", "tiny.yaml", name)
     assert result.exit_code == 1
-    assert "holds no teacher cache" in result.stderr
+    assert result.stderr.startswith(f"error: No row is called {name!r}. Expected an item key such as ")
+
+
+@pytest.mark.parametrize("command", ["report", "inspect", "verify", "export"])
+def test_every_command_explains_itself(command: str):
+    result = cli("cache", command, "--help")
+    assert result.exit_code == 0
+    assert "..." not in cli("cache", "--help").stdout.replace("[ARGS]...", "")  # no first sentence is cut short
+    assert "3 integrity" in cli("cache", "--help").stdout
 
 
 def test_preview_shows_three_rows_by_seed(at_home: None):

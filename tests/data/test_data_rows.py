@@ -5,7 +5,6 @@ import pytest
 
 from tutelage.data import (
     Example,
-    PreparedTask,
     check_verbalisers,
     choice_prompts,
     classification_rows,
@@ -182,9 +181,11 @@ def test_an_end_of_turn_inside_a_verbaliser_is_refused(tokenizer, make_task):
 
 
 def test_the_preview_marks_what_is_supervised(tokenizer, task):
-    prepared = PreparedTask(task, {"train": items("one", "two", "three", "four")}, {})
-    texts = sample_rows_text(prepared, tokenizer, n=3, seed=1)
+    rows = classification_rows(
+        tokenizer, task, items("one", "two", "three", "four"), max_length=LONG, end_of_turn_id=tokenizer.eos_token_id
+    ).rows
+    texts = sample_rows_text(rows, tokenizer, n=3, seed=1)
     assert len(texts) == len(set(texts)) == 3
     assert all(text.startswith("Review: ") and text.endswith("\nSentiment:⟦ good<end>⟧") for text in texts)
-    assert texts == sample_rows_text(prepared, tokenizer, n=3, seed=1)
-    assert len(sample_rows_text(prepared, tokenizer, n=9)) == 4
+    assert texts == sample_rows_text(rows, tokenizer, n=3, seed=1)
+    assert len(sample_rows_text(rows, tokenizer, n=9)) == 4

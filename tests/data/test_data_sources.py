@@ -201,7 +201,7 @@ def test_the_sample_drops_weak_ratings_and_counts_them(monkeypatch, tmp_path):
 
 
 def test_an_unknown_sample_is_an_error():
-    with pytest.raises(DataError, match="Known data samples: movie-reviews"):
+    with pytest.raises(DataError, match="Known data samples: country-facts, movie-reviews"):
         load_records("sample:films")
 
 

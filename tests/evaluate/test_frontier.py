@@ -13,16 +13,19 @@ from tutelage.evaluate.cut import cut_signal
 from tutelage.evaluate.frontier import (
     Angle,
     FrontierPoint,
+    KeptPass,
+    angle_beside,
     angle_between,
     hidden_gradient,
     measure_frontier,
     recommend,
-    reconstruction_kl,
+    reconstruction_kls,
     step_gradient,
     store_and_read,
+    store_and_read_all,
 )
 from tutelage.models.head import final_hidden, find_head
-from tutelage.types import ClassScores, FinalHidden, OutputHead
+from tutelage.types import ClassScores, FinalHidden, OutputHead, Sampled, TopK
 
 VOCAB_SIZE = 61
 
@@ -134,6 +137,44 @@ def test_the_step_gradient_does_not_depend_on_the_batches_and_is_left_nowhere(pr
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
+def test_a_kept_pass_is_linear_and_leaves_no_gradient_behind(problem):
+    """The sum over a difference is the difference of the sums: why only the difference is sent through the body."""
+    student, batches, hidden_NE, _ = problem
+    body = KeptPass(student, batches)
+    first, second = torch.randn(2, len(hidden_NE), body.hidden_ND.shape[1], dtype=torch.float64)
+    apart = body.push(first - second)
+    for ours, left, right in zip(apart, body.push(first), body.push(second), strict=True):
+        torch.testing.assert_close(ours, left - right, rtol=1e-4, atol=1e-4)
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_columns_are_measured_together_as_they_would_be_alone(problem):
+    _, batches, hidden_NE, head = problem
+    rows = [row for batch in batches for row in batch.teacher_rows]
+    columns = {"sampled": SampledColumn(9, 1.0, 0, VOCAB_SIZE), "topk": TopKColumn(5, (1.0, 2.0), VOCAB_SIZE)}
+    together = store_and_read_all(columns, hidden_NE, head, rows)
+    for name, column in columns.items():
+        signal, parts = store_and_read(column, hidden_NE, head, rows)
+        assert together[name].parts == parts
+        also = together[name].signal
+        assert isinstance(signal, Sampled | TopK)
+        assert isinstance(also, Sampled | TopK)
+        assert torch.equal(also.ids_NK, signal.ids_NK)
+        torch.testing.assert_close(also.logprobs_NK, signal.logprobs_NK)
+
+
+def test_an_angle_beside_is_that_of_the_sum():
+    reference = [torch.randn(40), torch.randn(3, 5)]
+    apart = [0.01 * torch.randn(40), 0.01 * torch.randn(3, 5)]
+    found = angle_beside(apart, reference)
+    r, g = (torch.cat([piece.double().flatten() for piece in pieces]) for pieces in (reference, apart))
+    g = g + r
+    cosine = float(g @ r / (g.norm() * r.norm()))
+    assert found.degrees == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-5)
+    assert found.norm_ratio == pytest.approx(float(g.norm() / r.norm()), rel=1e-9)
+    assert angle_beside([-3 * piece for piece in reference], reference).degrees == pytest.approx(180.0)
+
+
 @pytest.mark.parametrize("degrees", [1e-5, 0.1, 4.3, 60.0, 90.0, 180.0])
 def test_angles_keep_their_digits(degrees):
     radians = math.radians(degrees)
@@ -180,8 +221,8 @@ def test_a_reconstruction_of_a_topk_spreads_its_tail(problem):
         q = np.full(VOCAB_SIZE, (1 - p[kept].sum()) / (VOCAB_SIZE - 5))
         q[kept] = p[kept]
         expected.append((p * np.log(p / q)).sum())
-    found = reconstruction_kl(FinalHidden(hidden_NE, head), signal, temperature=1.0)
-    assert found == pytest.approx(np.mean(expected), rel=1e-4)
+    found = reconstruction_kls(FinalHidden(hidden_NE, head), {"topk": signal}, temperature=1.0)
+    assert found == {"topk": pytest.approx(np.mean(expected), rel=1e-4)}
 
 
 def test_a_signal_without_positions_cannot_be_cut():

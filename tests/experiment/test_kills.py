@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,28 +99,57 @@ def test_the_audit_log_names_every_stage_that_ran(finished: Finished):
 
 
 NUM_SHARES = 16  # of the crash points, so that one failure does not hide the others
+FORKING = Path(__file__).with_name("forked_commands.py")
+Forked = Callable[..., int]
 
 
 @pytest.fixture(scope="session")
-def points(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def forked() -> Iterator[Forked]:
+    """The same command line as :func:`tutelage`, in a fork of a process that has imported everything."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [sys.executable, str(FORKING)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+    def run(recipe: Path, **variables: str) -> int:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        arguments = ["run", recipe.name, "seeds.report=[1]"]
+        server.stdin.write(json.dumps([arguments, str(recipe.parent), variables]) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    yield run
+    server.communicate()
+    assert server.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def points(tmp_path_factory: pytest.TempPathFactory, forked: Forked) -> list[str]:
     """Every distinct crash point of one whole run, in order."""
     folder = tmp_path_factory.mktemp("traced")
     recipe = write_experiment(folder)
-    assert tutelage(recipe, TUTELAGE_CRASH_TRACE=str(folder / "trace")).returncode == 0
+    assert forked(recipe, TUTELAGE_CRASH_TRACE=str(folder / "trace")) == 0, output_of(recipe)
     return list(dict.fromkeys((folder / "trace").read_text().splitlines()))
 
 
+def output_of(recipe: Path) -> str:
+    return (recipe.parent / "output.txt").read_text()[-2000:]
+
+
 @pytest.mark.engine
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("share", range(NUM_SHARES))
 def test_killed_at_every_point_of_a_whole_run_the_same_command_ends_with_the_same_digests(
-    share: int, points: list[str], uninterrupted: tuple[dict[str, str], str], tmp_path: Path
+    share: int, points: list[str], forked: Forked, uninterrupted: tuple[dict[str, str], str], tmp_path: Path
 ):
     """R1 over all stages: a fresh workspace for every point, killed there, run again."""
     assert len(points) > 100
-    for number, point in enumerate(points[share::NUM_SHARES]):
-        (tmp_path / str(number)).mkdir()
-        recipe = write_experiment(tmp_path / str(number))
-        assert tutelage(recipe, TUTELAGE_CRASH_POINT=point).returncode == -signal.SIGKILL, point
-        assert tutelage(recipe).returncode == 0, point
+    for point in points[share::NUM_SHARES]:
+        folder = tmp_path / "killed"
+        folder.mkdir()
+        recipe = write_experiment(folder)
+        assert forked(recipe, TUTELAGE_CRASH_POINT=point) == -signal.SIGKILL, f"{point}: {output_of(recipe)}"
+        assert forked(recipe) == 0, f"{point}: {output_of(recipe)}"
         assert state(recipe.parent / "runs" / "tiny") == uninterrupted, point
+        shutil.rmtree(folder)

@@ -1,5 +1,8 @@
 """The figure of bytes against fidelity."""
 
+import pytest
+from matplotlib.axes import Axes
+
 from tutelage.report.figures_frontier import draw_frontier, families
 
 
@@ -25,6 +28,19 @@ def test_every_signal_and_the_choice_are_in_the_words_of_the_figure():
         assert each["signal"] in drawn.alternative
     assert "10 degrees" in drawn.caption
     assert "the recommended signal, sampled 25" in drawn.caption
+
+
+def test_the_names_of_points_and_the_limit_are_drawn(monkeypatch: pytest.MonkeyPatch):
+    written: list[str] = []
+    annotate = Axes.annotate
+
+    def recorded(self: Axes, text: str, *arguments, **options):
+        written.append(text)
+        return annotate(self, text, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "annotate", recorded)
+    draw_frontier(POINTS, recommended="topk 8 packed", max_degrees=10.0, facts=FACTS)
+    assert sorted(written) == ["25", "64", "8", "8", "limit 10\N{DEGREE SIGN}"]
 
 
 def test_without_a_choice_nothing_is_recommended():

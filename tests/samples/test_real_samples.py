@@ -1,13 +1,17 @@
 """The embedded samples themselves: fetched once into the user's own cache folder."""
 
+import hashlib
 import json
 
 import pytest
 
-from tutelage.data import ClassificationTask, load_records, prepare_task
+from tutelage.data import ClassificationTask, ReadingTask, load_records, prepare_task
 from tutelage.models.sample import sample_model
 from tutelage.samples import SAMPLES, sample_data
 from tutelage.store import read_manifest
+
+# Another wording needs another `format_version` of the sample, and then another hash here.
+QUESTIONS_SHA256 = "7f6e654ae9290928a3beb4a0f7bf8303586d1d6a4ae04a259942ee696b15dcad"
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(1200)]  # the first run downloads and converts
 
@@ -29,6 +33,20 @@ def test_the_reviews_become_a_task():
     )
     assert prepared.info["rows"] == {"train": 5472, "adapt": 2000, "validation": 600, "test": 2000}
     assert prepared.info["dropped"] == {"weak_rating": 533}
+
+
+def test_the_questions_about_countries_are_those_that_were_pinned():
+    assert hashlib.sha256(sample_data("country-facts").read_bytes()).hexdigest() == QUESTIONS_SHA256
+
+
+def test_the_questions_become_a_task_split_by_country():
+    template = "Context: {context}\nQuestion: {question}\nAnswer:"
+    prepared = prepare_task(
+        ReadingTask("facts", template), source="sample:country-facts", test_rows=1000, validation_rows=400, seed=7
+    )
+    assert sum(prepared.info["clusters"].values()) == 226
+    assert prepared.info["rows_read"] == {"sample:country-facts:train": 5794}
+    assert prepared.info["dropped"] == {}
 
 
 def test_the_model_is_a_plain_folder_of_safetensors(capfd):

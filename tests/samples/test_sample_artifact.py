@@ -98,7 +98,7 @@ def test_samples_are_frozen_and_fully_pinned():
 def test_an_unknown_sample_or_one_of_the_other_kind_is_refused(home):
     with pytest.raises(DataError, match="Known model samples: smollm2-135m-instruct"):
         sample_model("movie-reviews")
-    with pytest.raises(DataError, match="Known data samples: movie-reviews"):
+    with pytest.raises(DataError, match="Known data samples: country-facts, movie-reviews"):
         sample_data("reviews")
     assert find_sample("movie-reviews", kind="data").licence == "MIT"
 

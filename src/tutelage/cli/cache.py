@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, Source, load
-from tutelage.cli.terminal import say, table, warn
+from tutelage.cli.failures import EXIT_CODES
+from tutelage.cli.terminal import paragraph, say, table, warn
 from tutelage.errors import ConfigError, IntegrityError
 
-cache = typer.Typer(help="Look into a teacher cache, check it, copy it out.", **OPTIONS)
+cache = typer.Typer(help="Look into a teacher cache, check it, copy it out.", epilog=EXIT_CODES, **OPTIONS)
 
 DEFAULT_TOKENS = 1e9
+FRONTIER_COLUMNS = ("signal", "bytes/position", "angle", "length", "angle per position", "KL in nats")
 FORMER_PARTS = ("ids", "metadata")  # every other part of a position is a value
 
 
@@ -29,22 +31,31 @@ def cache_report(
     tokens: Annotated[float, typer.Option(help="Tokens to forecast the size for.", min=1)] = DEFAULT_TOKENS,
     frontier: Annotated[bool, typer.Option("--frontier", help="Measure bytes against fidelity on own rows.")] = False,
     max_angle: Annotated[float, typer.Option(help="Largest acceptable angle of a step, in degrees.", min=0)] = 10.0,
-    positions: Annotated[int, typer.Option(help="Supervised positions that the frontier reads.", min=1)] = 256,
+    positions: Annotated[int, typer.Option(help="Supervised positions that the frontier reads.", min=1)] = 128,
+    rows: Annotated[int, typer.Option(help="Rows that the frontier reads at most.", min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="Of the frontier's loss.", min=1e-3)] = 1.0,
     seed: Annotated[int, typer.Option(help="Which rows the frontier reads.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Show what a cache holds and costs; with --frontier, which signal is worth its bytes for a recipe's rows."""
+    """Show what a cache holds and costs, or what to store.
+
+    With --frontier: which signal is worth its bytes for a recipe's rows, as a table, a figure and a recommendation.
+    """
     if frontier:
         show_frontier(
             load(require_recipe(source, "--frontier"), overrides, mode),
-            as_json=json, max_degrees=max_angle, num_positions=positions, temperature=temperature, seed=seed,
+            as_json=json, max_degrees=max_angle, num_positions=positions, num_rows=rows, temperature=temperature,
+            seed=seed,
         )  # fmt: skip
         return
     from tutelage.cache.overview import cache_figures, head_bytes
 
     caches = find_sources(source, overrides, mode)
     figures = {each: cache_figures(each) for each in caches}
+    if empty := [each.folder for each, columns in figures.items() if not columns]:
+        raise IntegrityError(
+            f"{empty[0]} holds no intact shard. `tutelage cache verify --repair RECIPE` teaches again what is missing."
+        )
     if json:
         records = [
             {**asdict(column), "bytes_per_position": column.bytes_per_position, "forecast": column.forecast(tokens)}
@@ -69,7 +80,10 @@ def cache_inspect(
     top: Annotated[int, typer.Option(help="Teacher's entries per position.", min=1)] = 5,
     json: Json = False,
 ) -> None:
-    """Show one row: its tokens, its targets, and the teacher's most likely tokens at every stored position."""
+    """Show one row and what the teacher said of it.
+
+    Its tokens and targets, the teacher's most likely tokens at every stored position, class scores, written answers.
+    """
     from tutelage.cli.preview import show_row
 
     show_row(load(recipe, overrides, mode), row, top=top, as_json=json)
@@ -85,23 +99,35 @@ def cache_verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Read every byte of a cache; exit 3 when something is damaged and was not repaired."""
+    """Read every byte; exit 3 when something is wrong.
+
+    For a recipe its rows are looked up too: a folder does not know which rows belong in it.
+    """
     from tutelage.cache import verify_cache
 
     caches = find_sources(source, overrides, mode)
     damaged = {each: verify_cache(each.root, each.teacher) for each in caches}
     found = [folder for folders in damaged.values() for folder in folders]
+    missing = {} if source.is_dir() or found else _missing(source, overrides, mode)
     if json:
-        say(json_module.dumps({"teachers": [each.teacher for each in caches], "damaged": [str(p) for p in found]}))
+        teachers = [each.teacher for each in caches]
+        damaged_paths = [str(path) for path in found]
+        say(json_module.dumps({"teachers": teachers, "damaged": damaged_paths, "missing": missing}))
     else:
         for each in caches:
-            say(f"{each.folder}: {'intact' if not damaged[each] else f'{len(damaged[each])} damaged'}")
+            wrong = f"{len(damaged[each])} damaged" if damaged[each] else "rows missing" if missing else "intact"
+            say(f"{each.folder}: {wrong}")
         for folder in found:
             say(f"  damaged: {folder}")
-    if found and not repair:
+        for task, reason in missing.items():
+            say(f"  missing, of task {task}: {reason}")
+    if (found or missing) and not repair:
+        where = ", ".join(str(each.folder) for each in caches)
         remedy = "`--repair` deletes it" if source.is_dir() else "`--repair` deletes it and teaches it again"
-        raise IntegrityError(f"{len(found)} damaged in {', '.join(str(each.folder) for each in caches)}; {remedy}.")
-    if found:
+        if not found:
+            raise IntegrityError(f"Rows of {', '.join(missing)} are missing in {where}; `--repair` teaches them again.")
+        raise IntegrityError(f"{len(found)} damaged in {where}; {remedy}.")
+    if found or missing:
         _repair(source, overrides, mode, damaged, quiet=json)
 
 
@@ -112,11 +138,17 @@ def cache_export(
     mode: Mode = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the Parquet files.", metavar="DIR")] = None,
 ) -> None:
-    """Write a cache as plain Parquet: a file per column, a line per position."""
+    """Write a cache as plain Parquet files.
+
+    One file per column, one line per position.
+    """
     from tutelage.cache.export import export_cache
 
     if to is None:
         raise typer.BadParameter("where to? give a folder", param_hint="--to")
+    in_the_way = next(path for path in (to, *to.absolute().parents) if path.exists())
+    if not in_the_way.is_dir():
+        raise ConfigError(f"--to {to} cannot be a folder: {in_the_way} is a file. Choose another folder.")
     caches = find_sources(source, overrides, mode)
     for each in caches:
         for path in export_cache(each.root, each.teacher, to if len(caches) == 1 else to / each.teacher):
@@ -131,6 +163,11 @@ def find_sources(source: Path, overrides: list[str] | None, mode: str | None) ->
         if overrides or mode:
             raise ConfigError(f"{source} is a folder: it takes no PATH=VALUE and no --mode. Name the recipe instead.")
         return find_caches(source)
+    if not source.exists():
+        raise ConfigError(
+            f"{source} does not exist. Expected a recipe, a workspace, its `cache` folder, or a teacher's folder in "
+            "it; `tutelage new NAME` writes a recipe to start from."
+        )
     from tutelage.experiment.stored import recipe_context, require_fingerprints
 
     context = recipe_context(load(source, overrides, mode), show=say)
@@ -153,30 +190,41 @@ def show_figures(each: Any, columns: list[Any], head: int, tokens: float) -> Non
     """Print one teacher's columns: size by part, covered mass, forecast."""
     say(f"{each.folder}" + (f" (head {_size(head)})" if head else ""))
     table(
-        ("column", "rows", "positions", "size", "bytes/position", "ids", "values", "metadata"),
+        ("column", "rows", "positions", "size"),
         [
-            (
-                column.column,
-                f"{column.num_rows:,}",
-                f"{column.num_positions:,}",
-                _size(column.num_bytes),
-                f"{column.bytes_per_position:,.1f}",
-                f"{column.parts.get('ids', 0.0):,.1f}",
-                f"{sum(size for part, size in column.parts.items() if part not in FORMER_PARTS):,.1f}",
-                f"{column.parts.get('metadata', 0.0):,.1f}",
-            )
+            (column.column, f"{column.num_rows:,}", f"{column.num_positions:,}", _size(column.num_bytes))
             for column in columns
         ],
+        numbers=("rows", "positions", "size"),
+    )
+    say("bytes per position:")  # a table of its own: with eight columns a terminal of 80 breaks the columns' names
+    table(
+        ("column", "all", "ids", "values", "metadata"),
+        [(column.column, *(f"{size:,.1f}" for size in size_cells(column))) for column in columns],
+        numbers=("all", "ids", "values", "metadata"),
     )
     for column in columns:
         if column.covered_mass:
             masses = ", ".join(f"{mass:.1%} at T = {t:g}" for t, mass in column.covered_mass.items())
-            say(f"covered mass of {column.column}: {masses}")
+            paragraph(f"covered mass of {column.column}: {masses}")
         if column.num_damaged:
             warn(f"{column.num_damaged} damaged shards of {column.column} are left out; see `tutelage cache verify`")
-    say(f"forecast for {tokens:,.0f} tokens, with as many of them supervised as here, and with every one:")
-    for column in columns:
-        say(f"  {column.column}: {', '.join(_size(size) for size in column.forecast(tokens).values())}")
+    say(f"forecast for {tokens:,.0f} tokens, as many of them supervised as here, or every one:")
+    forecasts = [(column.column, column.forecast(tokens)) for column in columns]
+    table(
+        ("column", "as here", "every one"),
+        [
+            (name, _size(sizes["as_here"]), _size(sizes["every_token"]) if "every_token" in sizes else "-")
+            for name, sizes in forecasts
+        ],
+        numbers=("as here", "every one"),
+    )
+
+
+def size_cells(column: Any) -> tuple[float, float, float, float]:
+    """Give bytes per position: all, ids, values, metadata; what is no id and no metadata is a value."""
+    values = sum(size for part, size in column.parts.items() if part not in FORMER_PARTS)
+    return column.bytes_per_position, column.parts.get("ids", 0.0), values, column.parts.get("metadata", 0.0)
 
 
 def show_frontier(loaded: Any, *, as_json: bool, **options: Any) -> None:
@@ -192,22 +240,29 @@ def show_frontier(loaded: Any, *, as_json: bool, **options: Any) -> None:
         return
     say()
     table(
-        ("signal", "bytes/position", "angle", "length", "angle per position", "KL of what is stored"),
+        FRONTIER_COLUMNS,
         [
             (
-                ("* " if point is found.recommended else "") + point.signal,
+                ("* " if point is found.recommended else "  ") + point.signal,
                 f"{point.bytes_per_position:,.1f}",
-                f"{point.step.degrees:.1f}",
+                f"{point.step.degrees:.1f}\N{DEGREE SIGN}",
                 f"{point.step.norm_ratio:.2f}",
-                f"{point.position.degrees:.1f}",
+                f"{point.position.degrees:.1f}\N{DEGREE SIGN}",
                 "-" if point.kl_nats is None else f"{point.kl_nats:.4f}",
             )
             for point in found.points
         ],
+        numbers=FRONTIER_COLUMNS[1:],
     )
-    say(found.sentence)
+    paragraph(found.sentence)
     for path in found.files:
         say(f"wrote {path}")
+
+
+def _missing(source: Path, overrides: list[str] | None, mode: str | None) -> dict[str, str]:
+    from tutelage.experiment.repair import missing_rows
+
+    return missing_rows(load(source, overrides, mode), show=say)
 
 
 def _repair(

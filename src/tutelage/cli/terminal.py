@@ -4,7 +4,7 @@ In: text that may come from a user's file. Out: plain lines; on a terminal, tabl
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 # C0 and C1 controls but newline and tab, and the marks that reorder text (Unicode TR 9).
@@ -30,18 +30,30 @@ def warn(text: object) -> None:
     say(f"warning: {text}", to_errors=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table: with rich on a terminal, as aligned plain lines elsewhere."""
+def paragraph(text: object) -> None:
+    """Print a line that a terminal breaks between words; elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        say(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(printable(text)))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Collection[str] = ()) -> None:
+    """Print a table: with rich on a terminal, as aligned plain lines elsewhere; ``numbers`` end flush right."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _rich_table(columns, cells)
+        _rich_table(columns, cells, numbers)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
     for row in [list(columns), *cells]:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        laid = zip(row, widths, columns, strict=True)
+        say("  ".join(f"{cell:{'>' if name in numbers else '<'}{width}}" for cell, width, name in laid).rstrip())
 
 
-def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: Collection[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -49,7 +61,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
     shown = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column, overflow="fold", justify="right" if column in numbers else "left")
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)

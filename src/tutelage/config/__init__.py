@@ -11,6 +11,7 @@ from tutelage.config.methods import (
     Logit,
     Method,
     Pseudo,
+    TeacherLoss,
     expand_losses,
 )
 from tutelage.config.models import Adapt, LoraAdapter, NoAdapter, Shrink, Student, Teacher
@@ -25,7 +26,7 @@ from tutelage.config.signals import (
     Signal,
     TopKSignal,
 )
-from tutelage.config.tasks import Classification, Source, Task
+from tutelage.config.tasks import Classification, QuestionSource, Reading, Source, Task, selection_metric
 from tutelage.config.training import Evaluate, Report, Train
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "PooledSignal",
     "Problem",
     "Pseudo",
+    "QuestionSource",
+    "Reading",
     "Recipe",
     "RecipeError",
     "Report",
@@ -58,6 +61,7 @@ __all__ = [
     "Student",
     "Task",
     "Teacher",
+    "TeacherLoss",
     "TopKSignal",
     "Train",
     "check_capabilities",
@@ -66,5 +70,6 @@ __all__ = [
     "load_recipe",
     "make_recipe",
     "num_trials",
+    "selection_metric",
     "with_point",
 ]

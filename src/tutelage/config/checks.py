@@ -9,12 +9,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tutelage.config.grid import Path, grid_points, num_trials, with_point
-from tutelage.config.methods import ForwardKlLoss, expand_losses
+from tutelage.config.methods import TeacherLoss, expand_losses
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, TopKSignal
+from tutelage.config.tasks import BY_TASK, TASK_METRICS
 
 # Names of arms that every experiment has of itself.
 OWN_ARMS = ("teacher", "untouched")
 CONTROL_SUFFIX = "-permuted"
+
+# Kept beside the signals wherever every label is one token: a recipe need not list it.
+CLASS_SCORES = "class_scores"
 
 ONE_ENTRY = {  # how one entry does what two would
     "topk": "one entry with the larger k serves both",
@@ -31,8 +35,10 @@ def recipe_problems(recipe: Any) -> Problems:
     yield from _names_differ_on_any_disk(recipe)
     yield from _methods_are_not_called_like_our_own(recipe)
     yield from _adaptation_task_exists(recipe)
+    yield from _every_task_has_the_metric(recipe)
     yield from _signals_are_distinct(recipe)
     yield from _methods_read_what_is_kept(recipe)
+    yield from _class_scores_have_classes(recipe)
     yield from _effort_is_equal(recipe)
 
 
@@ -69,6 +75,18 @@ def _adaptation_task_exists(recipe: Any) -> Problems:
         yield ("teacher", "adapt", "task"), unknown_reference(adapt.task, recipe.tasks, section="tasks")
 
 
+def _every_task_has_the_metric(recipe: Any) -> Problems:
+    metric = recipe.evaluate.select_by
+    for name, task in recipe.tasks.items():
+        if metric not in (BY_TASK, *TASK_METRICS[task.kind]):
+            known = ", ".join(TASK_METRICS[task.kind])
+            yield (
+                ("evaluate", "select_by"),
+                f"task {name!r} is a {task.kind} task and has no {metric}, only {known}; write auto for the "
+                "main metric of every task",
+            )
+
+
 def _signals_are_distinct(recipe: Any) -> Problems:
     counts = Counter(signal.kind for signal in recipe.signals)
     for index, signal in enumerate(recipe.signals):
@@ -92,7 +110,7 @@ def _methods_read_what_is_kept(recipe: Any) -> Problems:
 
 def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: dict[str, Any]) -> Problems:
     wanted = getattr(method, "signal", None)
-    if wanted is None:
+    if wanted is None or wanted == CLASS_SCORES:
         return
     if wanted not in signals:
         where = ("grid", "signal") if "signal" in point else ("signal",)
@@ -100,21 +118,34 @@ def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: 
         return
     signal = signals[wanted]
     for loss in expand_losses(method):
-        if isinstance(loss, ForwardKlLoss) and (problem := _unreadable(signal, loss.temperature)) is not None:
+        if isinstance(loss, TeacherLoss) and (problem := _unreadable(signal, loss.kind, loss.temperature)) is not None:
             key, message = problem
             path = next((path for path in point if path.rpartition(".")[2] == key), None)
             where = ("grid", path) if path else (key,) if hasattr(method, key) else ("losses",)
             yield ("methods", name, *where), message
 
 
-def _unreadable(signal: Any, temperature: float) -> tuple[str, str] | None:
-    """Say why ``forward_kl`` cannot read a signal at a temperature, and which of its settings is at fault."""
+def _class_scores_have_classes(recipe: Any) -> Problems:
+    without = [name for name, task in recipe.tasks.items() if task.kind != "classification"]
+    for name, method in recipe.methods.items():
+        read = {getattr(with_point(method, point), "signal", None) for point in grid_points(method)}
+        if CLASS_SCORES in read and without:
+            where = ("grid", "signal") if "signal" in method.grid else ("signal",)
+            yield (
+                ("methods", name, *where),
+                f"{CLASS_SCORES!r} are scores of label words, and task {without[0]!r} has none; name final_hidden, "
+                "topk or sampled",
+            )
+
+
+def _unreadable(signal: Any, kind: str, temperature: float) -> tuple[str, str] | None:
+    """Say why a divergence cannot read a signal at a temperature, and which of its settings is at fault."""
     if isinstance(signal, SequencesSignal):
-        return "signal", "'sequences' holds answers, which forward_kl does not read; name final_hidden, topk or sampled"
+        return "signal", f"'sequences' holds answers, which {kind} does not read; name final_hidden, topk or sampled"
     if isinstance(signal, HiddenSignal | PooledSignal):
         return (
             "signal",
-            f"{signal.kind!r} holds hidden states, which forward_kl does not read; name final_hidden, topk or sampled",
+            f"{signal.kind!r} holds hidden states, which {kind} does not read; name final_hidden, topk or sampled",
         )
     if isinstance(signal, TopKSignal) and temperature not in (1.0, *signal.temperatures):
         kept = ", ".join(f"{kept:g}" for kept in signal.temperatures)

@@ -156,7 +156,8 @@ def _value(value: Any) -> str:
         return "`[" + ", ".join(_value(part).strip("`") for part in value) + "]`"
     if isinstance(value, float):
         return f"`{value:g}`"
-    return f"`{json.dumps(value)}`" if not isinstance(value, str) or not value else f"`{value}`"
+    plain = isinstance(value, str) and value and "\n" not in value
+    return f"`{value}`" if plain else f"`{json.dumps(value)}`"
 
 
 def type_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:

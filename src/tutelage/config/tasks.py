@@ -24,17 +24,14 @@ def _check_template(template: str) -> str:
     return template
 
 
+READING_TEMPLATE = "Context: {context}\nQuestion: {question}\nAnswer:"
+BY_TASK = "auto"  # of `evaluate.select_by`
 Problems = Iterator[tuple[tuple[str | int, ...], str]]
 Template = Annotated[str, AfterValidator(_check_template)]
 
 
-class Source(Section):
-    """Where the rows of a task come from and how they are cut."""
-
-    source: NonEmpty = Field(
-        description="`sample:movie-reviews`, a `.jsonl`, `.tsv` or `.parquet` file, "
-        "a folder (GLUE, or saved by `datasets`), or a hub id."
-    )
+class _Rows(Section):
+    source: NonEmpty
     subset: NonEmpty | None = Field(
         default=None, description="Configuration of a hub data set, such as `sst2` of `glue`."
     )
@@ -47,6 +44,19 @@ class Source(Section):
         description="File or split with the official validation rows; they become the test set. "
         "Null: the source's own, else cut from its rows.",
     )
+    limit: Count | None = by_mode(None, fast=2000, description="At most so many distillation rows; null: all.")
+    validation_rows: Count = by_mode(500, fast=200, description="Rows cut from the training split for selection.")
+    test_rows: Count | None = by_mode(None, fast=500, description="At most so many test rows; null: all there are.")
+    seed: Natural = Field(default=0, description="Which rows are cut.")
+
+
+class Source(_Rows):
+    """Where the rows of a classification come from and how they are cut."""
+
+    source: NonEmpty = Field(
+        description="`sample:movie-reviews`, a `.jsonl`, `.tsv` or `.parquet` file, "
+        "a folder (GLUE, or saved by `datasets`), or a hub id."
+    )
     text: NonEmpty | None = Field(default=None, description="Column with the text; null: `text`, or the source's own.")
     label: NonEmpty | None = Field(
         default=None, description="Column with the label; null: `label`, or the source's own."
@@ -56,10 +66,15 @@ class Source(Section):
         description="Class of each value in the label column, such as `{0: negative, 1: positive}`; "
         "null: by name, or by order.",
     )
-    limit: Count | None = by_mode(None, fast=2000, description="At most so many distillation rows; null: all.")
-    validation_rows: Count = by_mode(500, fast=200, description="Rows cut from the training split for selection.")
-    test_rows: Count | None = by_mode(None, fast=500, description="At most so many test rows; null: all there are.")
-    seed: Natural = Field(default=0, description="Which rows are cut.")
+
+
+class QuestionSource(_Rows):
+    """Where the questions of a reading task come from and how they are cut; one passage's stay together."""
+
+    source: NonEmpty = Field(
+        description="`sample:country-facts`, an official `.json` file, a `.jsonl` or `.parquet` file with context, "
+        "question and answers, a folder (`train` and `dev` files, or saved by `datasets`), or a hub id."
+    )
 
 
 class Classification(Section):
@@ -113,5 +128,60 @@ class Classification(Section):
             yield ("data", "labels"), f"no value stands for {', '.join(missing)}; every class needs one"
 
 
-# A union on `kind` as soon as there is a second kind of task.
-Task = Classification
+class Reading(Section):
+    """A passage and a question go in, an answer that stands in the passage comes out, written by the model."""
+
+    kind: Literal["reading"] = Field(description="What the task is.")
+    data: QuestionSource = Field(description="Where the questions come from.")
+    template: Template = Field(
+        default=READING_TEMPLATE,
+        description="The prompt; `{context}` and `{question}` are replaced, `{{` is a brace. A blank and the answer "
+        "follow.",
+    )
+    max_length: Count = by_mode(
+        1024, fast=512, description="Tokens per row, answer included; longer contexts are shortened, nothing else."
+    )
+    doc_stride: Count | None = Field(
+        default=None,
+        description="At evaluation, read a context that is too long in windows that begin so many tokens apart (128 is "
+        "usual), and take the answer that the model is surest of. Null: read its beginning.",
+    )
+    max_answer_length: Count = Field(
+        default=30, description="Tokens of an answer at most; training rows with longer ones are left out."
+    )
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> "Reading":
+        problems = [*self._template_problems(), *self._length_problems()]
+        if problems:
+            refuse(problems)
+        return self
+
+    def _template_problems(self) -> Problems:
+        names = [name for _, name, _, _ in Formatter().parse(self.template)]
+        for name in ("context", "question"):
+            if names.count(name) != 1:
+                yield ("template",), f"names the {name} {names.count(name)} times; expected {{{name}}} exactly once"
+        if self.template != self.template.rstrip():
+            yield ("template",), "ends in white space; the answer brings its own blank, so end it with a word or a mark"
+
+    def _length_problems(self) -> Problems:
+        room = self.max_length - self.max_answer_length - 1
+        if room < 1:
+            yield (
+                ("max_answer_length",),
+                f"{self.max_answer_length} leaves no token of max_length {self.max_length} for the context",
+            )
+        elif self.doc_stride is not None and self.doc_stride > room:
+            yield ("doc_stride",), f"{self.doc_stride} is longer than a window, which has {room} tokens at most"
+
+
+Task = Annotated[Classification | Reading, Field(discriminator="kind")]
+
+# What a kind of task can be judged by; the first one is taken where the recipe names none.
+TASK_METRICS = {"classification": ("accuracy", "macro_f1"), "reading": ("f1", "exact_match")}
+
+
+def selection_metric(select_by: str, task: Classification | Reading) -> str:
+    """Return the validation metric that chooses checkpoints and grid points of a task."""
+    return TASK_METRICS[task.kind][0] if select_by == BY_TASK else select_by

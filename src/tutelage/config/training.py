@@ -91,8 +91,10 @@ class TrainChanges(Train):
 class Evaluate(Section):
     """How models are scored and compared."""
 
-    select_by: Literal["accuracy", "macro_f1"] = Field(
-        default="accuracy", description="Validation metric that chooses checkpoints and grid points."
+    select_by: Literal["auto", "accuracy", "macro_f1", "f1", "exact_match"] = Field(
+        default="auto",
+        description="Validation metric that chooses checkpoints and grid points; auto: accuracy of a classification, "
+        "f1 of a reading task.",
     )
     token_budget: Count = Field(
         default=4096, description="Padded tokens per batch while scoring; changes memory, not the result."

@@ -3,8 +3,10 @@
 from tutelage.data.collate import collate
 from tutelage.data.examples import Example
 from tutelage.data.plan import BatchPlan, MicroBatch, Step, reading_batches
-from tutelage.data.prepare import PreparedTask, prepare_task, read_prepared, write_prepared
+from tutelage.data.prepare import PreparedTask, Task, prepare_task, read_prepared, write_prepared
 from tutelage.data.preview import sample_rows_text
+from tutelage.data.reading import Question, ReadingTask
+from tutelage.data.reading_rows import ReadingPrompt, reading_prompts, reading_rows
 from tutelage.data.records import Loaded, Record, SourceInfo
 from tutelage.data.rows import ChoicePrompt, Rows, check_verbalisers, choice_prompts, classification_rows, student_row
 from tutelage.data.sources import load_records
@@ -19,10 +21,14 @@ __all__ = [
     "MicroBatch",
     "PreparedTask",
     "Prompt",
+    "Question",
+    "ReadingPrompt",
+    "ReadingTask",
     "Record",
     "Rows",
     "SourceInfo",
     "Step",
+    "Task",
     "check_verbalisers",
     "choice_prompts",
     "classification_rows",
@@ -31,6 +37,8 @@ __all__ = [
     "prepare_task",
     "read_prepared",
     "reading_batches",
+    "reading_prompts",
+    "reading_rows",
     "sample_rows_text",
     "student_row",
     "write_prepared",

@@ -30,7 +30,7 @@ def exact_match(answer: str, golds: Sequence[str]) -> float:
     """Return 1 if the answer equals any gold answer after normalisation, else 0; several golds take the best.
 
     Raises:
-        ValueError: If there is no gold answer; a question without answer has the gold ``""``.
+        ValueError: If there is no gold answer.
     """
     normal = normalise_answer(answer)
     return max(float(normal == normalise_answer(gold)) for gold in _some(golds))
@@ -40,23 +40,22 @@ def f1(answer: str, golds: Sequence[str]) -> float:
     """Return the best harmonic mean of token precision and recall over the gold answers.
 
     Tokens are the words after normalisation, counted with multiplicity: ``2 * shared / (tokens of the answer +
-    tokens of the gold)``. Where either side has no tokens it is 1 if both have none, else 0 (the rule of v2.0).
+    tokens of the gold)``. Where no token is shared it is 0, also when neither side has any: the rule of v1.1, under
+    which such a pair has an exact match of 1 and an F1 of 0 (v2.0 made that 1).
 
     Raises:
-        ValueError: If there is no gold answer; a question without answer has the gold ``""``.
+        ValueError: If there is no gold answer.
 
     Source:
-        Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1; Rajpurkar et al. 2018, arXiv:1806.03822.
+        Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1; the evaluation script v1.1.
     """
     words = normalise_answer(answer).split()
     return max(_token_f1(words, normalise_answer(gold).split()) for gold in _some(golds))
 
 
 def _token_f1(words: list[str], gold: list[str]) -> float:
-    if not words or not gold:
-        return float(words == gold)
     shared = sum((Counter(words) & Counter(gold)).values())
-    return 2 * shared / (len(words) + len(gold))
+    return 2 * shared / (len(words) + len(gold)) if shared else 0.0
 
 
 def _some(golds: Sequence[str]) -> Sequence[str]:

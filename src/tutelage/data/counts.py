@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.data.examples import Example
+from tutelage.data.examples import Example, Keyed
+from tutelage.data.prepared import Task
+from tutelage.data.reading import Question, ReadingTask
 from tutelage.data.records import Loaded
 from tutelage.data.sources import SAMPLE_PREFIX
 from tutelage.data.task import ClassificationTask
@@ -19,6 +21,7 @@ class Counts:
     def __init__(self, loaded: Loaded, train_name: str) -> None:
         self.rows_read: dict[str, int] = {}
         self.dropped: Counter[str] = Counter()
+        self.notes: list[str] = []
         self.add_source(loaded, train_name)
 
     def add_source(self, loaded: Loaded, name: str) -> None:
@@ -32,7 +35,7 @@ class Counts:
         if num_rows:
             self.dropped[reason] += num_rows
 
-    def check(self, splits: Mapping[str, Sequence[Example]]) -> None:
+    def check(self, splits: Mapping[str, Sequence[Keyed]]) -> None:
         """Refuse to go on when a row was lost or doubled: an error of ours, not of the user's."""
         rows_in, kept, dropped = sum(self.rows_read.values()), sum(map(len, splits.values())), self.dropped.total()
         assert rows_in == kept + dropped, f"{rows_in} rows were read, {kept} kept and {dropped} dropped"
@@ -41,13 +44,13 @@ class Counts:
 
 
 def describe(
-    task: ClassificationTask,
+    task: Task,
     loaded: Loaded,
     test_loaded: Loaded | None,
     licence: str | None,
     seed: int,
     counts: Counts,
-    splits: Mapping[str, Sequence[Example]],
+    splits: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
     """Return what a run records about its data, once every row read is accounted for."""
     counts.check(splits)
@@ -62,12 +65,26 @@ def describe(
         "revision": loaded.info.revision,
         "licence": licence or loaded.info.licence,
         "files": files,
-        "notes": notes,
+        "notes": notes + counts.notes,
         "unused_splits": sorted(set(loaded.splits) - used),
         "seed": seed,
         "rows_read": counts.rows_read,
         "dropped": dict(sorted(counts.dropped.items())),
         "rows": {name: len(rows) for name, rows in splits.items()},
+        **(_reading_facts(splits) if isinstance(task, ReadingTask) else _classification_facts(task, splits)),
+    }
+
+
+def _reading_facts(splits: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
+    """Count passages (or what else belongs together) and gold answers per question."""
+    return {
+        "clusters": {name: len({each.cluster_key for each in rows}) for name, rows in splits.items()},
+        "gold_answers": {name: sum(len(each.golds) for each in rows) for name, rows in splits.items()},
+    }
+
+
+def _classification_facts(task: ClassificationTask, splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    return {
         "class_balance": {name: _balance(task, rows) for name, rows in splits.items()},
         "conflicting_texts": _conflicting_texts(splits),
     }

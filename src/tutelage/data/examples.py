@@ -5,8 +5,24 @@ In: values read from a source. Out: ``Example``s with keys that stay the same fr
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 KEY_BYTES = 16
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """An item of any kind of task that can be cut into splits."""
+
+    @property
+    def item_key(self) -> str:
+        """Unique within a task, and stable."""
+        ...
+
+    @property
+    def cluster_key(self) -> str:
+        """Shared by items that must not be separated."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Rows out of one local file, line by line, with errors that name the line.
 
-In: the path of a GLUE TSV, JSONL or Parquet file. Out: ``Record``s.
+In: the path of a GLUE TSV, JSONL, Parquet or official SQuAD file. Out: ``Record``s.
 """
 
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data.records import Record
+from tutelage.data.squad import read_squad
 from tutelage.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20  # a line beyond this is no labelled text; read whole it could take all memory
@@ -122,4 +123,5 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
+    ".json": read_squad,
 }

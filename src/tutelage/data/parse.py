@@ -44,7 +44,7 @@ def read_examples(
         task_name=task.name,
     )
     records = loaded.splits[name]
-    id_column = _id_column(records)
+    identifier = id_column(records)
     seen: Counter[str] = Counter()
     examples, problems = [], []
     for record in records:
@@ -54,27 +54,36 @@ def read_examples(
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
             continue
-        if id_column is not None:
-            item_key = str(record.values[id_column])
+        if identifier is not None:
+            item_key = str(record.values[identifier])
         else:
             digest = text_digest(*(part for pair in sorted(fields.items()) for part in pair), str(gold))
             item_key = f"{digest}-{seen[digest]}" if seen[digest] else digest
             seen[digest] += 1
         item_key = f"{key_prefix}{loaded.key_prefix}{item_key}"
         examples.append(Example(item_key, cluster_key(fields[TEXT_FIELD]), fields, gold))
-    if problems:
-        rest = f" ... and {len(problems) - MAX_SHOWN_PROBLEMS} more rows." if len(problems) > MAX_SHOWN_PROBLEMS else ""
-        raise DataError("; ".join(problems[:MAX_SHOWN_PROBLEMS]) + rest)
+    raise_problems(problems)
     if not examples:
         raise DataError(f"{loaded.info.source}: the split {name!r} holds no rows. Expected at least one labelled text.")
     return examples
 
 
-def _id_column(records: Sequence[Record]) -> str | None:
+def raise_problems(problems: Sequence[str]) -> None:
+    """Refuse a split that has rows which are not valid: all are counted, the first three shown.
+
+    Raises:
+        DataError: If there is a problem.
+    """
+    if problems:
+        rest = f" ... and {len(problems) - MAX_SHOWN_PROBLEMS} more rows." if len(problems) > MAX_SHOWN_PROBLEMS else ""
+        raise DataError("; ".join(problems[:MAX_SHOWN_PROBLEMS]) + rest)
+
+
+def id_column(records: Sequence[Record]) -> str | None:
     """Find a column of unique ids; without one, items are known by their content."""
     for column in ID_COLUMNS:
         values = [record.values.get(column) for record in records]
-        plain = all(isinstance(value, str | int) and str(value) and _is_encodable(value) for value in values)
+        plain = all(isinstance(value, str | int) and str(value) and is_encodable(value) for value in values)
         if plain and len({str(value) for value in values}) == len(values):
             return column
     return None
@@ -93,13 +102,14 @@ def _fields(task: ClassificationTask, record: Record) -> dict[str, str]:
             raise ValueError(f"the text in column {column!r} is {shown}, expected words; correct or remove the row")
         if not isinstance(value, str | int | float):
             raise ValueError(f"column {column!r} holds a {type(value).__name__}, expected text; correct the row")
-        if not _is_encodable(value):
+        if not is_encodable(value):
             raise ValueError(f"column {column!r} holds half of a surrogate pair, which is no text; correct the row")
         fields[name] = str(value).strip()  # GLUE's sentences end in a blank
     return fields
 
 
-def _is_encodable(value: Any) -> bool:
+def is_encodable(value: Any) -> bool:
+    """Say whether a value can be written as UTF-8."""
     try:
         str(value).encode()
     except UnicodeEncodeError:

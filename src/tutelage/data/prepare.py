@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.data.counts import Counts, describe
-from tutelage.data.examples import Example
 from tutelage.data.parse import read_examples
-from tutelage.data.prepared import PreparedTask, read_prepared, write_prepared
+from tutelage.data.prepared import PreparedTask, Task, read_prepared, write_prepared
+from tutelage.data.questions import read_questions
+from tutelage.data.reading import ReadingTask
 from tutelage.data.records import Loaded
 from tutelage.data.sources import OFFICIAL_TEST_NAMES, load_records
 from tutelage.data.splits import by_digest, by_seed, cut
-from tutelage.data.task import ClassificationTask
 from tutelage.errors import DataError
 
-__all__ = ["PreparedTask", "prepare_task", "read_prepared", "write_prepared"]
+__all__ = ["PreparedTask", "Task", "prepare_task", "read_prepared", "write_prepared"]
 
 DEFAULT_TEST_SHARE = 0.2  # of a source without an official evaluation set, when `test_rows` is not given
 MAX_DEFAULT_TEST_ROWS = 2000  # 95 % interval of about +-1.5 points at 90 % accuracy
@@ -39,7 +39,7 @@ class Cuts:
 
 
 def prepare_task(
-    task: ClassificationTask,
+    task: Task,
     *,
     source: str,
     subset: str | None = None,
@@ -58,7 +58,7 @@ def prepare_task(
     """Read a source and cut it into train, adapt, validation and test.
 
     Args:
-        task: Template, labels and columns.
+        task: Template, and what a kind of task has beside it.
         source: See :func:`tutelage.data.load_records`.
         subset: The hub's configuration name.
         split: The split with the training rows; ``train``, or the only one there is.
@@ -74,11 +74,11 @@ def prepare_task(
             the most) where there is none.
         seed: Decides validation, adapt and train rows. Test rows do not depend on it.
         base_folder: What relative paths are relative to.
-        label_map: Raw label value to class name, see :func:`tutelage.data.labels.label_reader`.
+        label_map: Raw label value to class name, see :func:`tutelage.data.labels.label_reader`; of a classification.
 
     Returns:
         The splits, and ``info``: source, revision, licence, hashes, counts in and out, what was
-        dropped and why, and the class balance.
+        dropped and why, and facts of the kind of task (class balance; passages and gold answers).
 
     Raises:
         DataError: If the source or a row is not valid (naming ``file:line``), or the cuts ask for
@@ -87,10 +87,10 @@ def prepare_task(
     loaded = load_records(source, subset=subset, revision=revision, base_folder=base_folder)
     train_name, test_name, test_loaded = _official_splits(loaded, source, split, validation, base_folder)
     counts = Counts(loaded, train_name)
-    train = read_examples(task, loaded, train_name, label_map)
-    test: list[Example] | None = None
+    train = _read_split(task, loaded, train_name, label_map, counts)
+    test: list[Any] | None = None
     if test_loaded is not None and test_name is not None:
-        test = read_examples(task, test_loaded, test_name, label_map, key_prefix="test:")
+        test = _read_split(task, test_loaded, test_name, label_map, counts, key_prefix="test:")
         counts.add_source(test_loaded, test_name)
         train = _without_overlap(train, test, counts)
     cuts = Cuts(limit, adapt_rows, validation_rows, test_rows, seed)
@@ -125,8 +125,31 @@ def _official_splits(
     return train_name, next(iter(other.splits)), other
 
 
-def _without_overlap(train: list[Example], test: list[Example], counts: Counts) -> list[Example]:
-    """Drop train rows whose text is also in the official test set: they would be scored on what they learnt."""
+def _read_split(
+    task: Task,
+    loaded: Loaded,
+    name: str,
+    label_map: Mapping[Any, str] | None,
+    counts: Counts,
+    *,
+    key_prefix: str = "",
+) -> list[Any]:
+    """Read one split's rows as the task has them, and count those that are left out."""
+    if not isinstance(task, ReadingTask):
+        return read_examples(task, loaded, name, label_map, key_prefix=key_prefix)
+    read = read_questions(task, loaded, name, key_prefix=key_prefix)
+    for reason, num_rows in read.left_out.items():
+        counts.drop(reason, num_rows)
+    if read.num_moved:
+        counts.notes.append(
+            f"{loaded.info.source}:{name}: {read.num_moved:,} answers were not at their answer_start; their first "
+            "occurrence in the context was taken"
+        )
+    return read.questions
+
+
+def _without_overlap(train: list[Any], test: list[Any], counts: Counts) -> list[Any]:
+    """Drop train rows whose text or passage the official test set has too: they would be scored on what they learnt."""
     in_test = {example.cluster_key for example in test}
     kept = [example for example in train if example.cluster_key not in in_test]
     counts.drop("overlap_with_test", len(train) - len(kept))
@@ -134,8 +157,8 @@ def _without_overlap(train: list[Example], test: list[Example], counts: Counts) 
 
 
 def _cut_all(
-    train: list[Example], test: list[Example] | None, cuts: Cuts, counts: Counts, *, where: str
-) -> dict[str, list[Example]]:
+    train: list[Any], test: list[Any] | None, cuts: Cuts, counts: Counts, *, where: str
+) -> dict[str, list[Any]]:
     """Cut test by digest (or cap the official one), then validation, adapt and train by seed."""
     if test is None:
         default = min(MAX_DEFAULT_TEST_ROWS, int(DEFAULT_TEST_SHARE * len(train)))
@@ -155,8 +178,8 @@ def _cut_all(
     for name, num_rows in wanted.items():
         if num_rows and not splits[name]:
             raise DataError(
-                f"{where}: no rows are left for {name}: too few distinct texts, or a limit of 0. Rows with equal "
-                "text stay together; give more data or ask for fewer rows."
+                f"{where}: no rows are left for {name}: too few distinct texts, or a limit of 0. Rows with equal text "
+                "or passage stay together; give more data or ask for other numbers."
             )
     return splits
 

@@ -4,11 +4,13 @@ In: ``PreparedTask``. Out: ``{split}.jsonl``, ``task.json`` and ``info.json`` in
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage.data.examples import Example
+from tutelage.data.reading import Question, ReadingTask
 from tutelage.data.task import ClassificationTask
 from tutelage.errors import IntegrityError
 from tutelage.store import to_json
@@ -16,14 +18,20 @@ from tutelage.store import to_json
 SPLITS = ("train", "adapt", "validation", "test")
 TASK_FILE = "task.json"
 INFO_FILE = "info.json"
+READING = "reading"  # the kind in a task file; one without a kind is a classification
+
+Task = ClassificationTask | ReadingTask
 
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task with its rows: ``train`` (distillation), ``adapt`` (teacher), ``validation``, ``test``."""
+    """A task with its rows: ``train`` (distillation), ``adapt`` (teacher), ``validation``, ``test``.
 
-    task: ClassificationTask
-    splits: dict[str, list[Example]]
+    The rows are ``Example``s of a classification, ``Question``s of a reading task.
+    """
+
+    task: Task
+    splits: dict[str, list[Any]]
     info: dict[str, Any]
 
 
@@ -32,7 +40,8 @@ def write_prepared(folder: Path, prepared: PreparedTask) -> None:
     for name in SPLITS:
         lines = (json.dumps(asdict(example), ensure_ascii=True, sort_keys=True) for example in prepared.splits[name])
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    (folder / TASK_FILE).write_text(to_json(asdict(prepared.task)), encoding="utf-8")
+    kind = {"kind": READING} if isinstance(prepared.task, ReadingTask) else {}
+    (folder / TASK_FILE).write_text(to_json(asdict(prepared.task) | kind), encoding="utf-8")
     (folder / INFO_FILE).write_text(to_json(prepared.info), encoding="utf-8")
 
 
@@ -44,16 +53,32 @@ def read_prepared(folder: Path) -> PreparedTask:
     """
     try:
         fields = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
-        fields["labels"], fields["verbalisers"] = tuple(fields["labels"]), tuple(fields["verbalisers"])
+        read_task, read_row = _READERS[fields.pop("kind", None)]
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-        splits = {name: _read_split(folder / f"{name}.jsonl") for name in SPLITS}
-        return PreparedTask(ClassificationTask(**fields), splits, info)
+        splits = {name: _read_split(folder / f"{name}.jsonl", read_row) for name in SPLITS}
+        return PreparedTask(read_task(fields), splits, info)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder} is not a readable prepared task ({error}). Delete it and run again; the data are cut anew."
         ) from error
 
 
-def _read_split(path: Path) -> list[Example]:
+def _read_split(path: Path, read_row: Callable[[dict[str, Any]], Any]) -> list[Any]:
     with path.open(encoding="utf-8") as stream:
-        return [Example(**json.loads(line)) for line in stream]
+        return [read_row(json.loads(line)) for line in stream]
+
+
+def _classification(fields: dict[str, Any]) -> ClassificationTask:
+    fields["labels"], fields["verbalisers"] = tuple(fields["labels"]), tuple(fields["verbalisers"])
+    return ClassificationTask(**fields)
+
+
+def _question(fields: dict[str, Any]) -> Question:
+    fields["golds"] = tuple(fields["golds"])
+    return Question(**fields)
+
+
+_READERS: dict[str | None, tuple[Callable[[dict[str, Any]], Task], Callable[[dict[str, Any]], Any]]] = {
+    None: (_classification, lambda fields: Example(**fields)),
+    READING: (lambda fields: ReadingTask(**fields), _question),
+}

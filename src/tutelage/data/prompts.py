@@ -92,28 +92,35 @@ def fit_prompts(
     """
     opening = opening_ids(tokenizer)
     room -= len(opening)
-    encoded = _batch_ids(tokenizer, [str(prompt) for prompt in prompts])
+    encoded = batch_ids(tokenizer, [str(prompt) for prompt in prompts])
     num_shortened = 0
     fitted = []
     for prompt, ids, item_key in zip(prompts, encoded, item_keys, strict=True):
         if len(ids) > room:
-            ids = plain_ids(tokenizer, str(_shortened(tokenizer, prompt, room, item_key)))
+            ids = plain_ids(tokenizer, str(shortened(tokenizer, prompt, room, item_key)))
             num_shortened += 1
         fitted.append(np.concatenate([opening, np.asarray(ids, dtype=np.int32)]))
     return FittedPrompts(fitted, num_shortened)
 
 
-def _batch_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def batch_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Tokenise several texts without special tokens."""
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
-def _shortened(tokenizer: Tokenizer, prompt: Prompt, room: int, item_key: str) -> Prompt:
-    """Find the longest beginning of the text that fits, by bisection over its characters."""
+def shortened(tokenizer: Tokenizer, prompt: Prompt, room: int, item_key: str) -> Prompt:
+    """Return a prompt with the longest beginning of its text that fits into ``room`` tokens, by bisection.
+
+    Raises:
+        DataError: If nothing of the text would remain, naming the item.
+    """
 
     def fits(num_chars: int) -> bool:
         return len(plain_ids(tokenizer, str(prompt.with_context(prompt.context[:num_chars])))) <= room
 
     low, high = 0, len(prompt.context)  # high does not fit; low fits, or nothing does
+    if fits(high):
+        return prompt
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

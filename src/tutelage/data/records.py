@@ -6,6 +6,8 @@ In: nothing. Out: records with their file and line, and a description of the sou
 from dataclasses import dataclass, field
 from typing import Any
 
+CLUSTER_COLUMN = "cluster"  # where a source of questions has it: rows that belong together beyond sharing a passage
+
 
 @dataclass(frozen=True)
 class Record:

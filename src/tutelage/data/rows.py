@@ -4,8 +4,8 @@ In: examples, a task and a tokenizer. Out: ``StudentRow``s whose targets are the
 of turn, or ``ChoicePrompt``s with one candidate answer per class.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,10 +27,11 @@ __all__ = ["ChoicePrompt", "Rows", "check_verbalisers", "choice_prompts", "class
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in the order of their examples, and how many lost the end of their text."""
+    """Rows in the order of their examples, how many lost a part of their text, and how many were left out, and why."""
 
     rows: list[StudentRow]
     num_shortened: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def student_row(
     prompt = Prompt(prompt, "", "") if isinstance(prompt, str) else prompt
     answer_ids = plain_ids(tokenizer, answer)
     fitted = fit_prompts(tokenizer, [prompt], room=max_length - len(answer_ids) - 1, item_keys=[item_key])
-    row = _join(fitted.ids[0], answer_ids, item_key=item_key, end_of_turn_id=end_of_turn_id)
+    row = join_row(fitted.ids[0], answer_ids, item_key=item_key, end_of_turn_id=end_of_turn_id)
     return row, fitted.num_shortened > 0
 
 
@@ -106,7 +107,7 @@ def classification_rows(
     choices = verbaliser_ids(tokenizer, task)
     fitted = _fitted(tokenizer, task, examples, max_length)
     rows = [
-        _join(ids, choices[chosen], item_key=example.item_key, end_of_turn_id=end_of_turn_id)
+        join_row(ids, choices[chosen], item_key=example.item_key, end_of_turn_id=end_of_turn_id)
         for example, ids, chosen in zip(examples, fitted.ids, classes, strict=True)
     ]
     return Rows(rows, fitted.num_shortened)
@@ -146,7 +147,12 @@ def _fitted(tokenizer: Tokenizer, task: ClassificationTask, examples: Sequence[E
     return fit_prompts(tokenizer, prompts, room=room, item_keys=[example.item_key for example in examples])
 
 
-def _join(prompt_ids: np.ndarray, answer_ids: np.ndarray, *, item_key: str, end_of_turn_id: int) -> StudentRow:
+def join_row(prompt_ids: np.ndarray, answer_ids: np.ndarray, *, item_key: str, end_of_turn_id: int) -> StudentRow:
+    """Make a row of prompt ids, answer ids and the end of turn; the last two are the targets.
+
+    Raises:
+        DataError: If the answer or the prompt has no tokens.
+    """
     if len(answer_ids) == 0:
         raise DataError(f"{item_key} has no supervised target: its answer has no tokens. Correct or remove the row.")
     if len(prompt_ids) == 0:

@@ -1,4 +1,4 @@
-"""Every way in which labelled text may be given, behind one function.
+"""Every way in which rows may be given, behind one function.
 
 In: the recipe's ``source``. Out: ``Loaded``: raw records by split, with hashes and licence.
 """
@@ -6,13 +6,15 @@ In: the recipe's ``source``. Out: ``Loaded``: raw records by split, with hashes 
 from pathlib import Path
 
 from tutelage.data.files import READERS, read_rows
-from tutelage.data.records import Loaded, Record, SourceInfo
+from tutelage.data.records import CLUSTER_COLUMN, Loaded, Record, SourceInfo
 from tutelage.data.saved import HUB_ID, is_saved_folder, load_hub, load_saved
 from tutelage.errors import DataError
 from tutelage.samples import find_sample, sample_data
 from tutelage.store import file_sha256
 
 SAMPLE_PREFIX = "sample:"
+FACTS_SAMPLE = "country-facts"
+SQUAD_ENDING = "-v1.1.json"  # of the official files
 TRAIN_NAMES = ("train",)
 OFFICIAL_TEST_NAMES = ("validation", "dev", "valid", "val", "test")  # the first one present is the test set
 MIN_ABSOLUTE_RATING = 0.5  # on -4 .. 4; closer to neutral than that, 20 raters do not agree on a sign
@@ -29,8 +31,9 @@ def load_records(
     """Read every split of a source, or only ``split``.
 
     Args:
-        source: ``sample:NAME``; a ``.tsv`` (GLUE), ``.jsonl`` or ``.parquet`` file; a folder with
-            ``train.*`` and ``dev.*`` or ``validation.*`` files, or saved by ``datasets``; a hub id.
+        source: ``sample:NAME``; a ``.tsv`` (GLUE), ``.jsonl``, ``.parquet`` or ``.json`` (SQuAD) file; a folder with
+            ``train.*`` and ``dev.*`` or ``validation.*`` files (SQuAD's ``train-v1.1.json`` too), or saved by
+            ``datasets``; a hub id.
         split: Keep this split only.
         subset: The hub's configuration name, such as ``sst2`` of ``glue``.
         revision: The hub commit or tag; nothing else has revisions.
@@ -66,7 +69,7 @@ def _load_all(source: str, subset: str | None, revision: str | None, base_folder
         read_rows(path)  # raises: the ending says nothing we can read
     if not HUB_ID.fullmatch(source):
         raise DataError(
-            f"{path} does not exist. Expected sample:NAME, a .tsv, .jsonl or .parquet file, a folder, or a hub id."
+            f"{path} does not exist. Expected sample:NAME, a .tsv, .jsonl, .parquet or .json file, a folder, a hub id."
         )
     return load_hub(source, subset=subset, revision=revision)
 
@@ -81,10 +84,11 @@ def _load_folder(folder: Path, source: str) -> Loaded:
     """Read ``train.*`` and the official evaluation files; GLUE's unlabelled ``test.tsv`` is left out."""
     files, notes = {}, []
     for name in (*TRAIN_NAMES, *OFFICIAL_TEST_NAMES):
-        candidates = [path for suffix in READERS if (path := folder / f"{name}{suffix}").is_file()]
+        names = (*(f"{name}{suffix}" for suffix in READERS), f"{name}{SQUAD_ENDING}")
+        candidates = [path for each in names if (path := folder / each).is_file()]
         if len(candidates) > 1:
-            names = " and ".join(path.name for path in candidates)
-            raise DataError(f"{folder} holds {names}. Expected one file per split; remove or rename the others.")
+            shown = " and ".join(path.name for path in candidates)
+            raise DataError(f"{folder} holds {shown}. Expected one file per split; remove or rename the others.")
         if candidates and candidates[0].name == "test.tsv" and _is_unlabelled(candidates[0]):
             notes.append("test.tsv was ignored: GLUE's test files have no labels")
         elif candidates:
@@ -108,6 +112,13 @@ def _load_sample(source: str) -> Loaded:
     name = source.removeprefix(SAMPLE_PREFIX)
     spec = find_sample(name, kind="data")
     path = sample_data(name)
+    kept, num_rows, dropped = (_read_questions if name == FACTS_SAMPLE else _read_ratings)(path, name)
+    info = SourceInfo(source, f"{spec.package}=={spec.version}", spec.licence, {spec.filename: spec.sha256})
+    return Loaded({"train": kept}, info, {"train": num_rows}, {"train": dropped}, key_prefix=f"{name}:")
+
+
+def _read_ratings(path: Path, name: str) -> tuple[list[Record], int, dict[str, int]]:
+    """Read rated sentences, leaving out those that are close to neutral."""
     rows, kept = 0, []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line:
@@ -119,6 +130,13 @@ def _load_sample(source: str) -> Loaded:
         label = "positive" if float(rating) > 0 else "negative"
         values = {"id": identifier, "text": text.strip(), "label": label, "rating": float(rating)}
         kept.append(Record(values, f"{name}:{number}"))
-    info = SourceInfo(source, f"{spec.package}=={spec.version}", spec.licence, {spec.filename: spec.sha256})
-    dropped = {"train": {"weak_rating": rows - len(kept)}}
-    return Loaded({"train": kept}, info, {"train": rows}, dropped, key_prefix=f"{name}:")
+    return kept, rows, {"weak_rating": rows - len(kept)}
+
+
+def _read_questions(path: Path, name: str) -> tuple[list[Record], int, dict[str, int]]:
+    """Read questions about countries; those about one country belong together, whatever paragraph they are from."""
+    kept = [
+        Record({**record.values, CLUSTER_COLUMN: record.values["title"]}, f"{name}:{record.values['id']}")
+        for record in read_rows(path)
+    ]
+    return kept, len(kept), {}

@@ -4,7 +4,7 @@ In: names from the recipe and an ``Example``. Out: the prompt, in pieces or as o
 """
 
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,16 +81,7 @@ class ClassificationTask:
 
     def filled_with(self, fields: Mapping[str, str]) -> Prompt:
         """Fill the template from a mapping; values are never read as templates."""
-        before, after = "", ""
-        seen_text = False
-        for literal, field in self.pieces:
-            value = fields[field] if field and field != TEXT_FIELD else ""
-            if seen_text:
-                after += literal + value
-            else:
-                before += literal + value
-                seen_text = field == TEXT_FIELD
-        return Prompt(before, fields[TEXT_FIELD], after)
+        return fill_template(self.pieces, fields, shortened=TEXT_FIELD)
 
     def prompt(self, example: Example) -> str:
         """Return the whole prompt as one string, nothing shortened."""
@@ -119,6 +110,20 @@ def parse_template(template: str, *, where: str) -> tuple[tuple[str, str | None]
                 "{{ or }} for a literal brace."
             )
     return tuple((literal, field) for literal, field, _, _ in parsed)
+
+
+def fill_template(pieces: Iterable[tuple[str, str | None]], fields: Mapping[str, str], *, shortened: str) -> Prompt:
+    """Put values into a template's pieces, the field ``shortened`` apart; values are never read as templates."""
+    before, after = "", ""
+    seen = False
+    for literal, field in pieces:
+        value = fields[field] if field and field != shortened else ""
+        if seen:
+            after += literal + value
+        else:
+            before += literal + value
+            seen = field == shortened
+    return Prompt(before, fields[shortened], after)
 
 
 def _check_labels(task: ClassificationTask) -> None:

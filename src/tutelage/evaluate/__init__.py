@@ -1,5 +1,13 @@
 """What a model does on rows it was not trained on: item scores, task metrics, fidelity to the teacher."""
 
+from tutelage.evaluate.answer_items import (
+    AnswerItems,
+    answer_metrics,
+    read_answer_items,
+    score_replies,
+    write_answer_items,
+)
+from tutelage.evaluate.answering import Reply, answer_prompts, answer_stops
 from tutelage.evaluate.choices import ChoiceScores, score_choices
 from tutelage.evaluate.classification import (
     evaluate_classification,
@@ -13,18 +21,26 @@ from tutelage.evaluate.metrics import METRICS, accuracy, expected_calibration_er
 __all__ = [
     "FIDELITY_SIGNALS",
     "METRICS",
+    "AnswerItems",
     "ChoiceScores",
     "Items",
+    "Reply",
     "accuracy",
+    "answer_metrics",
+    "answer_prompts",
+    "answer_stops",
     "evaluate_classification",
     "expected_calibration_error",
     "fidelity",
     "items_from_scores",
     "macro_f1",
     "metrics",
+    "read_answer_items",
     "read_items",
     "score_choices",
+    "score_replies",
     "teacher_items_from_scores",
     "valid_ratio",
+    "write_answer_items",
     "write_items",
 ]

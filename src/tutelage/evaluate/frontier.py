@@ -5,6 +5,10 @@ be stored instead. Out: one :class:`FrontierPoint` per column.
 
 Every column is measured, encoded and decoded as the teach stage would do it; bytes are those of its blocks. The
 reference is the gradient of the full-vocabulary loss from the hidden states themselves.
+
+What does not depend on the column is done once: the teacher's logits, the student's forward pass, the reference. A
+backward pass is linear, so of each column only the *difference* to the reference is sent through the body: rounding is
+then relative to that difference, and float32 does for what took float64.
 """
 
 import math
@@ -16,15 +20,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tutelage.cache.column import Column
+from tutelage.cache.column import Column, TensorDict
 from tutelage.evaluate.cut import cut_signal
 from tutelage.losses import head_losses, teacher_logits
 from tutelage.models.head import final_hidden, find_head
-from tutelage.teacher.measure import measure
+from tutelage.teacher.logits import TiledHead
+from tutelage.teacher.measure import measure_vocabulary
 from tutelage.teacher.signals import as_signal
 from tutelage.types import Batch, FinalHidden, LossTerm, OutputHead, TeacherRow, TeacherSignal, TopK
 
 CHUNK_ELEMENTS = 2**23  # float64 logits of one chunk: 64 MiB, a handful of them alive at once
+NO_LENGTH = 1e-12  # relative to the reference: what rounding leaves where apart is exactly its opposite
+SMALLEST_TAIL = 1e-12  # a top-k whose rounded mass reaches 1 still leaves something for the other ids
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,14 @@ class Angle:
 
     degrees: float
     norm_ratio: float
+
+
+@dataclass(frozen=True)
+class StoredSignal:
+    """A signal as a cached teacher would give it, and what it takes: bytes per position by part."""
+
+    signal: TeacherSignal
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,8 +76,11 @@ def measure_frontier(
 ) -> list[FrontierPoint]:
     """Encode the teacher's signal in every column and compare what a student would learn from it.
 
+    Losses run in float32, reconstructed distributions and all sums over parameters in float64. The activations of all
+    batches are kept, as in one training step.
+
     Args:
-        student: A causal language model with at least one trainable parameter; its gradients are overwritten.
+        student: A causal language model with at least one trainable parameter; put into evaluation mode.
         batches: The rows, padded, on the student's device; their positions in order are the N.
         hidden_NE: The teacher's final hidden states at those positions, as they are stored.
         head: The teacher's output head.
@@ -75,27 +93,31 @@ def measure_frontier(
         dtype of ``hidden_NE``.
     """
     rows = [row for batch in batches for row in batch.teacher_rows]
-    dense = FinalHidden(hidden_NE, head)
+    dense = FinalHidden(hidden_NE, head_in(head, torch.float32))
+    stored = store_and_read_all(columns, hidden_NE, head, rows)
+    signals = {name: each.signal for name, each in stored.items()}
+    kl_nats = reconstruction_kls(dense, signals, temperature=temperature)
     student.eval()
-    with torch.no_grad():
-        student_hidden_ND = torch.cat([final_hidden(student, batch) for batch in batches])
-    student_head = find_head(student)
-    reference_ND = hidden_gradient(student_hidden_ND, student_head, dense, temperature=temperature)
-    reference_step = step_gradient(student, batches, reference_ND)
+    body, student_head = KeptPass(student, batches), find_head(student)
+
+    def gradient(signal: TeacherSignal) -> Tensor:
+        found = hidden_gradient(body.hidden_ND, student_head, signal, temperature=temperature, dtype=torch.float32)
+        return found.double()
+
+    reference_ND = gradient(dense)
+    reference_step = body.push(reference_ND)
     points = []
     for name, column in columns.items():
-        signal, parts = store_and_read(column, hidden_NE, head, rows)
-        gradient_ND = hidden_gradient(student_hidden_ND, student_head, signal, temperature=temperature)
-        step = step_gradient(student, batches, gradient_ND)
+        apart_ND = gradient(signals[name]) - reference_ND
         point = FrontierPoint(
             signal=name,
             kind=column.kind,
             column=column.name,
-            bytes_per_position=sum(parts.values()),
-            parts=parts,
-            kl_nats=reconstruction_kl(dense, signal, temperature=temperature),
-            step=angle_between(step, reference_step),
-            position=angle_between([gradient_ND], [reference_ND]),
+            bytes_per_position=sum(stored[name].parts.values()),
+            parts=stored[name].parts,
+            kl_nats=kl_nats.get(name),
+            step=angle_beside(body.push(apart_ND), reference_step) if bool(apart_ND.any()) else Angle(0.0, 1.0),
+            position=angle_beside([apart_ND], [reference_ND]),
         )
         points.append(point)
         show(f"{name}: {point.bytes_per_position:,.1f} bytes/position, {point.step.degrees:.1f} degrees")
@@ -116,71 +138,113 @@ def store_and_read(
     Returns:
         The signal as a cached teacher would give it, and its bytes per position by part.
     """
+    stored = store_and_read_all({"": column}, hidden_NE, head, rows)[""]
+    return stored.signal, stored.parts
+
+
+@torch.no_grad()
+def store_and_read_all(
+    columns: Mapping[str, Column], hidden_NE: Float[Tensor, "N E"], head: OutputHead, rows: Sequence[TeacherRow]
+) -> dict[str, StoredSignal]:
+    """Measure several columns in one pass over the teacher's head, encode them and read them back.
+
+    Args:
+        columns: What would be stored, by name.
+        hidden_NE: The teacher's final hidden states.
+        head: The teacher's head.
+        rows: Their positions are the N; draws depend on them.
+    """
     counts = np.array([len(row.positions) for row in rows], dtype=np.int64)
-    tensors = {name: tensor.cpu() for name, tensor in measure(hidden_NE, head, column, rows).items()}
-    blocks = [np.frombuffer(block, dtype=np.uint8) for block in column.encode_rows(tensors, counts)]
+    measured = measure_vocabulary(hidden_NE, TiledHead(head), list(dict.fromkeys(columns.values())), rows)
+    return {name: _read_back(column, measured[column], counts, head) for name, column in columns.items()}
+
+
+def _read_back(column: Column, tensors: TensorDict, counts: np.ndarray, head: OutputHead) -> StoredSignal:
+    on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
+    blocks = [np.frombuffer(block, dtype=np.uint8) for block in column.encode_rows(on_cpu, counts)]
     num_positions = int(counts.sum())
     parts = {name: size / num_positions for name, size in column.count_parts(blocks, counts).items()}
-    read = {name: tensor.to(hidden_NE.device) for name, tensor in column.decode_rows(blocks, counts).items()}
-    return as_signal(column, read, head), parts
+    read = {name: tensor.to(head.weight_VD.device) for name, tensor in column.decode_rows(blocks, counts).items()}
+    return StoredSignal(as_signal(column, read, head), parts)
 
 
 def hidden_gradient(
-    student_hidden_ND: Float[Tensor, "N D"], student_head: OutputHead, signal: TeacherSignal, *, temperature: float
+    student_hidden_ND: Float[Tensor, "N D"],
+    student_head: OutputHead,
+    signal: TeacherSignal,
+    *,
+    temperature: float,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, "N D"]:
-    """Differentiate the summed forward KL with respect to the student's final hidden states, in float64.
+    """Differentiate the summed forward KL with respect to the student's final hidden states.
 
     Args:
         student_hidden_ND: The student's final hidden states; not changed.
         student_head: The student's head.
         signal: The teacher's signal at the same positions.
         temperature: Of the loss.
+        dtype: Of every product and of the result.
     """
-    terms = [LossTerm("forward_kl", 1.0, temperature)]
-    head = doubled(student_head)
     if isinstance(signal, FinalHidden):
-        signal = FinalHidden(signal.hidden_NE.double(), doubled(signal.head))
-    parts = []
-    for part in chunks(len(student_hidden_ND), head):
-        hidden_MD = student_hidden_ND[part].detach().double().requires_grad_()
-        labels_M = torch.zeros(len(hidden_MD), dtype=torch.int64, device=hidden_MD.device)  # no term reads them
-        losses = head_losses(hidden_MD, head, labels_M, cut_signal(signal, part), terms=terms, fused=False)
-        parts.append(torch.autograd.grad(losses.objective.total, hidden_MD)[0])
-    return torch.cat(parts)
+        signal = FinalHidden(signal.hidden_NE.to(dtype), head_in(signal.head, dtype))
+    hidden_ND = student_hidden_ND.detach().to(dtype).requires_grad_()
+    labels_N = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device)  # no term reads them
+    terms = [LossTerm("forward_kl", 1.0, temperature)]
+    losses = head_losses(hidden_ND, head_in(student_head, dtype), labels_N, signal, terms=terms, fused=True)
+    return torch.autograd.grad(losses.objective.total, hidden_ND)[0]
+
+
+class KeptPass:
+    """One forward pass of a student's body whose graph is kept, so that many gradients can be sent back through it."""
+
+    def __init__(self, student: nn.Module, batches: Sequence[Batch]) -> None:
+        """Run the body over all batches; the student's parameters and their ``grad`` are not touched."""
+        self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._hidden = [final_hidden(student, batch) for batch in batches]
+        self.hidden_ND = torch.cat(self._hidden).detach()
+
+    def push(self, gradient_ND: Float[Tensor, "N D"]) -> list[Tensor]:
+        """Turn a gradient of the final hidden states into that of every trainable parameter that the body reaches.
+
+        The head itself is left out. Linear in ``gradient_ND``.
+        """
+        parts = gradient_ND.split([len(hidden_MD) for hidden_MD in self._hidden])
+        starts = [part.to(hidden.dtype) for part, hidden in zip(parts, self._hidden, strict=True)]
+        found = torch.autograd.grad(self._hidden, self._parameters, starts, retain_graph=True, allow_unused=True)
+        return [gradient for gradient in found if gradient is not None]
 
 
 def step_gradient(student: nn.Module, batches: Sequence[Batch], gradient_ND: Float[Tensor, "N D"]) -> list[Tensor]:
-    """Push a gradient of the final hidden states through the student's body, summed over the batches.
+    """Push one gradient of the final hidden states through the student's body, summed over the batches.
 
     Returns:
         The gradient of every trainable parameter that the body reaches; the head itself is left out.
     """
-    student.zero_grad(set_to_none=True)
-    done = 0
-    for batch in batches:
-        hidden_MD = final_hidden(student, batch)
-        stop = done + len(hidden_MD)
-        hidden_MD.backward(gradient_ND[done:stop].to(hidden_MD.dtype))
-        done = stop
-    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-    student.zero_grad(set_to_none=True)
-    return gradients
+    return KeptPass(student, batches).push(gradient_ND)
 
 
 def angle_between(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> Angle:
-    """Measure the angle between two gradients that are given in pieces; sums are float64.
+    """Measure the angle between two gradients that are given in pieces; see :func:`angle_beside`."""
+    apart = [g.double() - r.double() for g, r in zip(gradients, reference, strict=True)]
+    return angle_beside(apart, reference)
 
-    Equal gradients give 0 degrees and ratio 1. The half-angle form keeps its digits near 0, where a cosine has none.
 
-    Source:
-        Kahan 2006, "How futile are mindless assessments of roundoff in floating-point computation?", section 12.
+def angle_beside(apart: Sequence[Tensor], reference: Sequence[Tensor]) -> Angle:
+    """Measure the angle of ``reference + apart`` to ``reference``, both given in pieces; sums are float64.
+
+    ``apart`` is cut into what lies along the reference and what lies across it; the angle is ``atan2(across, along)``.
+    Nothing apart gives 0 degrees and ratio 1, and angles near 0 keep their digits, where a cosine has none. Without a
+    gradient the angle is 90, without a reference the ratio is NaN.
     """
-    norm, reference_norm = total_norm(gradients), total_norm(reference)
-    if norm == 0.0 or reference_norm == 0.0:
-        return Angle(0.0 if norm == reference_norm else 90.0, math.nan if reference_norm == 0.0 else 0.0)
-    pairs = [(g.double() / norm, r.double() / reference_norm) for g, r in zip(gradients, reference, strict=True)]
-    apart, together = total_norm([g - r for g, r in pairs]), total_norm([g + r for g, r in pairs])
-    return Angle(math.degrees(2 * math.atan2(apart, together)), norm / reference_norm)
+    norm, reference_norm = total_norm(apart), total_norm(reference)
+    if reference_norm == 0.0:
+        return Angle(90.0 if norm else 0.0, math.nan)
+    pairs = list(zip(apart, reference, strict=True))
+    shift = sum(float(torch.dot(a.double().flatten(), r.double().flatten())) for a, r in pairs) / reference_norm**2
+    across = math.sqrt(sum(float(torch.add(a.double(), r, alpha=-shift).square().sum()) for a, r in pairs))
+    along = (1 + shift) * reference_norm
+    ratio = math.hypot(across, along) / reference_norm
+    return Angle(math.degrees(math.atan2(across, along)), ratio) if ratio > NO_LENGTH else Angle(90.0, 0.0)
 
 
 def total_norm(pieces: Sequence[Tensor]) -> float:
@@ -188,34 +252,52 @@ def total_norm(pieces: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces))
 
 
-def reconstruction_kl(dense: FinalHidden, signal: TeacherSignal, *, temperature: float) -> float | None:
-    """Average KL(live || reconstructed) over the positions, in nats, at a temperature.
+@torch.no_grad()
+def reconstruction_kls(
+    dense: FinalHidden, signals: Mapping[str, TeacherSignal], *, temperature: float
+) -> dict[str, float]:
+    """Average KL(live || reconstructed) over the positions, in nats and float64, at a temperature.
 
     Hidden states give their own distribution. A top-k gives its kept entries and spreads the tail evenly over the
-    other ids. Samples give none: an id that was not drawn would have probability 0.
+    other ids. Samples give none, and no entry here: an id that was not drawn would have probability 0.
+
+    Args:
+        dense: The live teacher; its full logits are computed once for all signals.
+        signals: What was read back, by name.
+        temperature: Of the distributions.
     """
-    if not isinstance(signal, FinalHidden | TopK) or not len(dense.hidden_NE):
-        return None
-    head, total = doubled(dense.head), 0.0
-    for part in chunks(len(dense.hidden_NE), head):
-        live = teacher_logits(FinalHidden(dense.hidden_NE[part].double(), head)) / temperature
-        live_NU, stored_NU = live.log_softmax(dim=1), stored_logprobs(cut_signal(signal, part), head, temperature)
-        total += float((live_NU.exp() * (live_NU - stored_NU)).sum())
-    return total / len(dense.hidden_NE)
+    totals = {name: 0.0 for name, signal in signals.items() if isinstance(signal, FinalHidden | TopK)}
+    num_positions = len(dense.hidden_NE)
+    if not totals or not num_positions:
+        return {}
+    head = head_in(dense.head, torch.float64)
+    for part in chunks(num_positions, head):
+        live_NU = full_logprobs(FinalHidden(dense.hidden_NE[part], head), temperature)
+        probs_NU = live_NU.exp()
+        own = float((probs_NU * live_NU).sum())
+        for name in totals:
+            totals[name] += own - _expected_logprob(probs_NU, cut_signal(signals[name], part), temperature)
+    return {name: total / num_positions for name, total in totals.items()}
 
 
-def stored_logprobs(signal: TeacherSignal, head: OutputHead, temperature: float) -> Float[Tensor, "N U"]:
-    """Give the full distribution that a stored signal stands for, in float64."""
+def _expected_logprob(probs_NU: Tensor, signal: TeacherSignal, temperature: float) -> float:
+    """Sum ``p log s`` over ids and positions, s what the signal says."""
     if isinstance(signal, FinalHidden):
-        logits_NU = teacher_logits(FinalHidden(signal.hidden_NE.double(), head))
-        return (logits_NU / temperature).log_softmax(dim=1)
+        widened = FinalHidden(signal.hidden_NE, head_in(signal.head, torch.float64))
+        return float((probs_NU * full_logprobs(widened, temperature)).sum())
     assert isinstance(signal, TopK)
     kept_NK = signal.logprobs_NK.double() / temperature - signal.log_z_N[float(temperature)].double()[:, None]
-    num_rest = signal.vocab_size - kept_NK.shape[1]
-    tail_N = (1 - kept_NK.exp().sum(dim=1)).clamp(min=1e-12) / max(num_rest, 1)
-    probs_NU = tail_N[:, None].expand(-1, signal.vocab_size).log()
-    spread_NU = probs_NU.scatter(1, signal.ids_NK, kept_NK)
-    return spread_NU - spread_NU.logsumexp(dim=1, keepdim=True)
+    tail_N = (1 - kept_NK.exp().sum(dim=1)).clamp(min=SMALLEST_TAIL)
+    log_mass_N = torch.logaddexp(kept_NK.logsumexp(dim=1), tail_N.log())  # rounded values need not sum to 1
+    each_N = tail_N.log() - math.log(max(signal.vocab_size - kept_NK.shape[1], 1))
+    live_NK = probs_NU.gather(1, signal.ids_NK)
+    outside_N = (1 - live_NK.sum(dim=1)).clamp(min=0)
+    return float((live_NK * kept_NK).sum() + (outside_N * each_N).sum() - log_mass_N.sum())
+
+
+def full_logprobs(signal: FinalHidden, temperature: float) -> Float[Tensor, "N U"]:
+    """Give the whole distribution at a temperature, in the dtype of the head."""
+    return (teacher_logits(signal) / temperature).log_softmax(dim=1)
 
 
 def recommend(points: Sequence[FrontierPoint], *, max_degrees: float) -> FrontierPoint | None:
@@ -224,10 +306,10 @@ def recommend(points: Sequence[FrontierPoint], *, max_degrees: float) -> Frontie
     return min(close, key=lambda point: (point.bytes_per_position, point.step.degrees), default=None)
 
 
-def doubled(head: OutputHead) -> OutputHead:
-    """Give the head in float64 and without gradients; numbers are the same."""
-    bias_V = None if head.bias_V is None else head.bias_V.detach().double()
-    return OutputHead(head.weight_VD.detach().double(), bias_V, head.scale, head.softcap)
+def head_in(head: OutputHead, dtype: torch.dtype) -> OutputHead:
+    """Give the head in a wider dtype and without gradients; numbers are the same."""
+    bias_V = None if head.bias_V is None else head.bias_V.detach().to(dtype)
+    return OutputHead(head.weight_VD.detach().to(dtype), bias_V, head.scale, head.softcap)
 
 
 def chunks(num_positions: int, head: OutputHead) -> list[slice]:

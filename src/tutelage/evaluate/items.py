@@ -6,9 +6,10 @@ evaluation and statistics: same items, same bytes.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,8 +79,16 @@ def write_items(path: Path, items: Items) -> None:
             columns[LOGPROB_PREFIX + label] = pa.array(np.ascontiguousarray(logprobs_B), pa.float64())
     if items.texts is not None:
         columns["text"] = pa.array(items.texts, pa.string())
-    header = json.dumps({"format_version": FORMAT_VERSION, "labels": list(items.labels)})
-    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: header.encode()})
+    write_table(path, columns, {"format_version": FORMAT_VERSION, "labels": list(items.labels)})
+
+
+def write_table(path: Path, columns: Mapping[str, pa.Array], header: Mapping[str, Any]) -> None:
+    """Write columns and a header as one Parquet file, atomically; equal ones give equal bytes.
+
+    Raises:
+        DiskError: If the disk is full; an old file stays.
+    """
+    table = pa.table(dict(columns)).replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
     stream = io.BytesIO()
     # Without page checksums a flipped bit in a Parquet file goes unseen about 97 % of the time (RELIABILITY R4).
     pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
@@ -92,7 +101,7 @@ def read_items(path: Path) -> Items:
     Raises:
         IntegrityError: If the file is missing, damaged, or has other columns than expected.
     """
-    table = _read_table(path)
+    table = read_table(path)
     labels = _labels(path, table.schema)
     logprob_columns = [LOGPROB_PREFIX + label for label in labels if LOGPROB_PREFIX + label in table.column_names]
     _check_columns(path, table, labels if logprob_columns else ())
@@ -111,7 +120,12 @@ def read_items(path: Path) -> Items:
     )
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """Read a file of items, every page's checksum compared.
+
+    Raises:
+        IntegrityError: If it is missing or damaged.
+    """
     try:
         # From memory, not through a memory map: what is checked is then what is read.
         table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
@@ -128,19 +142,24 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _labels(path: Path, schema: pa.Schema) -> tuple[str, ...]:
-    """Read the header: the format's version and the names behind the label indices."""
-    raw = (schema.metadata or {}).get(METADATA_KEY, b"{}")
-    try:
-        header = json.loads(raw)
-        found, labels = header.get("format_version"), header.get("labels")
-    except (ValueError, AttributeError):
-        found, labels = None, None
+    """Read the format's version and the names behind the label indices."""
+    header = read_header(schema)
+    found, labels = header.get("format_version"), header.get("labels")
     if found != FORMAT_VERSION or not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
         raise IntegrityError(
             f"{path} has items format {found} with the labels {labels}, expected {FORMAT_VERSION} and a list of names. "
             "It is damaged, or was not written by this version of tutelage; run the evaluation again."
         )
     return tuple(labels)
+
+
+def read_header(schema: pa.Schema) -> dict[str, Any]:
+    """Return the header of a file of items; empty where there is none."""
+    try:
+        header = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    except ValueError:
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def _check_columns(path: Path, table: pa.Table, scored_labels: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ In: the teacher, its ``adapt`` section, the adaptation rows. Out: a merged model
 from pathlib import Path
 
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.experiment.task_kinds import row_limits
 from tutelage.store import Manifest, files_digest, value_digest, write_json
 
 
@@ -54,7 +55,7 @@ def adapt_key(context: Context, prepared: Manifest) -> str:
         "adapt": teacher.adapt.model_dump(mode="json"),
         "dtype": teacher.dtype,
         "device": teacher.device,
-        "max_length": context.recipe.tasks[teacher.adapt.task].max_length,
+        **row_limits(context.recipe.tasks[teacher.adapt.task]),
     }
     # only what adaptation reads: another number of distillation rows needs no other teacher
     rows = {name: prepared.files[name]["sha256"] for name in ("adapt.jsonl", "task.json")}
@@ -82,7 +83,7 @@ def _make(context: Context, folder: Path, key: str) -> None:
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device)
     data = open_task(context, section.task, tokenizer, model)
-    rows = data.rows(data.prepared.splits["adapt"], what="adapt")
+    rows = data.rows(data.prepared.splits["adapt"], what="adapt", for_training=True)
     context.show(f"adapt {source.name}: {section.max_steps} steps on {len(rows):,} rows of their own")
     torch.manual_seed(section.seed)
     is_bf16 = dtype == torch.bfloat16

@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from tutelage.align import check_same_tokenizer
 from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
-from tutelage.data import PreparedTask, read_prepared
-from tutelage.evaluate import (
-    FIDELITY_SIGNALS,
-    Items,
-    evaluate_classification,
-    fidelity,
-    metrics,
-    teacher_items_from_scores,
-    write_items,
-)
+from tutelage.config import selection_metric
+from tutelage.data import read_prepared
+from tutelage.evaluate import FIDELITY_SIGNALS, fidelity
 from tutelage.experiment.checklist import show_checklist
 from tutelage.experiment.control import PermutedTeacher
 from tutelage.experiment.matrix import Run, method_of, reads_signal
@@ -34,6 +26,7 @@ from tutelage.experiment.origin import student_source, taught_source
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context, stage_artifact
 from tutelage.experiment.task_data import TaskData, open_task
+from tutelage.experiment.task_kinds import kind_of
 from tutelage.experiment.teach import Taught
 from tutelage.models.adapter import merge_adapter
 from tutelage.models.export import count_parameters, save_student
@@ -58,10 +51,10 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     options = train_options(recipe.train, method.train, section, seed=run.seed or 0, bf16=is_bf16)
     torch.manual_seed(options.seed)  # the adapter's first values
     student, data = open_student(context, run, taught, device=device, dtype=dtype)
-    gold_rows = rows = data.rows(data.prepared.splits["train"], what=run.run_id)
+    gold_rows = rows = data.rows(data.prepared.splits["train"], what=run.run_id, for_training=True)
     if run.kind == "pseudo":
-        labels = taught.class_scores("train").argmax(axis=1).tolist()
-        rows = data.rows(data.prepared.splits["train"], answers=labels)
+        labels = data.kind.pseudo_answers(taught)
+        rows = data.rows(data.prepared.splits["train"], answers=labels, what=f"{run.run_id}, pseudo", for_training=True)
     teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
     module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
     scorer = Scorer(context, data, taught, device, is_bf16)
@@ -73,10 +66,10 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
         result = train(
             module, rows, teacher, options,
             folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=key,
-            evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=recipe.evaluate.select_by,
+            evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=data.metric,
         )  # fmt: skip
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
-    scores: dict[str, Any] = {"validation": {recipe.evaluate.select_by: result.best_metric}}
+    scores: dict[str, Any] = {"validation": {data.metric: result.best_metric}}
     record = run_record(context, run, taught, options, scores, count_parameters(model))
     reads_gold = any(term.kind == "cross_entropy" for term in module.terms) and run.kind != "pseudo"
     record |= {
@@ -94,7 +87,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
         if not run.trial:
             items = scorer.items(model, "test")
             scores["test"] = scorer.all_metrics(model, items)
-            write_items(temporary / "items.parquet", items)
+            data.kind.write_items(temporary / "items.parquet", items)
             save_student(model, data.tokenizer, temporary / "checkpoint")
         write_json(temporary / "run.json", record)
     context.discard_work(work)
@@ -114,23 +107,26 @@ def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: 
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
     record = run_record(context, run, taught, None, scores, count_parameters(model))
     with stage_artifact(context, folder, stage="train", key=key) as temporary:
-        write_items(temporary / "items.parquet", items)
+        data.kind.write_items(temporary / "items.parquet", items)
         write_json(temporary / "run.json", record)
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
 
 
 def score_teacher(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
-    """Commit the teacher's own scores, read from the class scores of its one pass."""
+    """Commit the teacher's own scores, read from what it answered in the teach stage."""
     prepared = read_prepared(context.folders.prepared(run.task))
-    scores = {split: metrics(teacher_items(prepared, taught, split)) for split in ("validation", "test")}
-    if prepared.splits["adapt"]:
-        scores["adapt"] = metrics(teacher_items(prepared, taught, "adapt"))
-        trained, held_out = scores["adapt"]["accuracy"], scores["validation"]["accuracy"]
-        context.show(f"  teacher: accuracy {trained:.1%} on rows it was adapted to, {held_out:.1%} on held-out rows")
+    section = context.recipe.tasks[run.task]
+    kind, metric = kind_of(section), selection_metric(context.recipe.evaluate.select_by, section)
+    splits = ("validation", "test", *(["adapt"] if prepared.splits["adapt"] else []))
+    items = {split: kind.teacher_items(prepared, taught, split, metric=metric) for split in splits}
+    scores = {split: kind.metrics(each) for split, each in items.items()}
+    if "adapt" in scores:
+        trained, held_out = scores["adapt"][metric], scores["validation"][metric]
+        context.show(f"  teacher: {metric} {trained:.1%} on rows it was adapted to, {held_out:.1%} on held-out rows")
     scores["test"] |= {"kl_to_teacher": 0.0, "top1_agreement": 1.0}
     record = run_record(context, run, taught, None, scores, taught.facts["parameters"])
     with stage_artifact(context, folder, stage="train", key=key) as temporary:
-        write_items(temporary / "items.parquet", teacher_items(prepared, taught, "test"))
+        kind.write_items(temporary / "items.parquet", items["test"])
         write_json(temporary / "run.json", record | {"teacher_tokens": taught.facts["num_tokens"]})
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
 
@@ -179,33 +175,26 @@ class Scorer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             yield
 
-    def items(self, model: nn.Module, split: str) -> Items:
+    def items(self, model: nn.Module, split: str) -> Any:
         """Let the model answer a split."""
-        examples = self.data.prepared.splits[split]
+        token_budget = self.context.recipe.evaluate.token_budget
         with self.precision():
-            return evaluate_classification(
-                model,
-                self.data.prompts(examples),
-                labels=self.data.prepared.task.labels,
-                pad_id=self.data.pad_id,
-                token_budget=self.context.recipe.evaluate.token_budget,
-                device=self.device,
-                cluster_keys=[example.cluster_key for example in examples],
-                texts=[example.fields["text"] for example in examples],
+            return self.data.kind.items(
+                self.data, model, self.data.prepared.splits[split], device=self.device, token_budget=token_budget
             )
 
     def metrics_on(self, model: nn.Module, split: str) -> dict[str, float]:
         """Return the task metrics of a split."""
-        return metrics(self.items(model, split))
+        return self.data.kind.metrics(self.items(model, split))
 
-    def all_metrics(self, model: nn.Module, items: Items) -> dict[str, float]:
+    def all_metrics(self, model: nn.Module, items: Any) -> dict[str, float]:
         """Return the task metrics of the test items, and the fidelity to the teacher on the same rows.
 
         Fidelity needs a stored signal that gives distributions; without one it is left out.
         """
         kinds = [signal.kind for signal in self.context.recipe.signals if signal.kind in FIDELITY_SIGNALS]
         if not kinds:
-            return metrics(items)
+            return self.data.kind.metrics(items)
         root, fingerprint = self.context.folders.cache, self.taught.facts["fingerprint"]
         examples = self.data.prepared.splits["test"][: self.context.recipe.evaluate.fidelity_rows]
         column = self.taught.column(kinds[0])
@@ -218,21 +207,7 @@ class Scorer:
                 token_budget=self.context.recipe.evaluate.token_budget,
                 device=self.device,
             )
-        return metrics(items) | close
-
-
-def teacher_items(prepared: PreparedTask, taught: Taught, split: str) -> Items:
-    """Return the teacher's answers on a split, from its class scores."""
-    scores = taught.class_scores(split)
-    examples = prepared.splits[split][: len(scores)]
-    return teacher_items_from_scores(
-        scores,
-        item_keys=[example.item_key for example in examples],
-        gold_B=np.array([example.gold for example in examples]),
-        labels=prepared.task.labels,
-        cluster_keys=[example.cluster_key for example in examples],
-        texts=[example.fields["text"] for example in examples],
-    )
+        return self.data.kind.metrics(items) | close
 
 
 def run_record(
@@ -259,7 +234,7 @@ def run_record(
         "metrics": scores,
         "parameters": parameters,
         "teacher_parameters": taught.facts["parameters"],
-        "primary_metric": context.recipe.evaluate.select_by,
+        "primary_metric": selection_metric(context.recipe.evaluate.select_by, context.recipe.tasks[run.task]),
         "files": {} if run.trial else {"items": "items.parquet"},
         "command": context.command,
     }

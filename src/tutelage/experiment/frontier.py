@@ -3,6 +3,7 @@
 In: a loaded recipe whose final hidden states are stored. Out: points, a recommendation, a table and a figure on disk.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,15 @@ import numpy as np
 import torch
 
 from tutelage.build import load_student, student_compute
-from tutelage.cache import CacheReader, Column, FinalHiddenColumn, SampledColumn, TopKColumn, find_column, read_head
+from tutelage.cache import (
+    CacheReader,
+    Column,
+    FinalHiddenColumn,
+    SampledColumn,
+    TopKColumn,
+    column_from_spec,
+    read_head,
+)
 from tutelage.config import LoadedRecipe
 from tutelage.data import collate, reading_batches
 from tutelage.errors import DataError
@@ -21,16 +30,18 @@ from tutelage.experiment.origin import student_source
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context
 from tutelage.experiment.stored import StoredTask, open_stored, require_fingerprints
+from tutelage.experiment.teach import FACTS_FILE
 from tutelage.models.load import load_config
 from tutelage.models.shrink import choose_layers
 from tutelage.report.figures_frontier import draw_frontier
 from tutelage.store import make_folder, write_file, write_json
 from tutelage.types import Batch, OutputHead, StudentRow
 
-TOP_KS = (8, 16, 32, 50, 64, 128)
+TOP_KS = (8, 16, 50, 128)  # about evenly apart on the figure's logarithmic axis; each costs two backward passes
 DRAWS = (12, 25, 50)
 TOPK_LAYOUTS = {"raw": "fp16", "packed": "q8"}  # float16 beside 16- or 32-bit ids; bit-packed ids beside 8-bit steps
-MAX_ROW_TOKENS = 1024  # of one backward pass
+MAX_TOKENS = 4096  # of all rows: their activations are alive together
+BATCH_TOKENS = 1024  # of one forward pass
 
 
 @dataclass(frozen=True)
@@ -49,35 +60,37 @@ def recipe_frontier(
     *,
     max_degrees: float,
     num_positions: int,
+    num_rows: int,
     temperature: float,
     seed: int,
     show: Callable[[str], None],
 ) -> Frontier:
     """Measure the frontier on some of a recipe's own training rows, and write table and figure.
 
-    The student is the recipe's first, as it is before training.
+    The student is the recipe's first, as it is before training, in float32.
 
     Args:
         loaded: The recipe; its teach stage must have stored ``final_hidden``.
         max_degrees: Largest angle of a step that is acceptable.
         num_positions: Supervised positions to measure on; whole rows are taken until there are as many.
+        num_rows: Rows at most; see also ``MAX_TOKENS``.
         temperature: Of the distillation loss.
         seed: Chooses the rows.
         show: Told what is being done.
 
     Raises:
-        DataError: If the recipe was not taught.
-        CacheError: If the final hidden states of these rows are not stored, or damaged.
+        DataError: If the recipe was not taught, or does not store its final hidden states.
+        CacheError: If the final hidden states of these rows are missing or damaged.
     """
     tasks = open_stored(loaded, show=show)
     task = tasks[0]
     context = task.context
     fingerprint = require_fingerprints(context)[task.name]
-    column = find_column(task.root, fingerprint, kind="final_hidden")
-    assert isinstance(column, FinalHiddenColumn)
+    column = hidden_column(task)
     student, student_facts = open_student(context)
     device = next(student.parameters()).device
-    batches = measured_batches(task, num_positions=num_positions, seed=seed, device=device)
+    chosen = measured_rows(task, num_positions=num_positions, num_rows=num_rows, seed=seed)
+    batches = row_batches(chosen, pad_id=task.data.pad_id, device=device)
     hidden_NE = stored_hidden(task.root, fingerprint, column, batches).to(device)
     head = read_head(task.root, fingerprint, device=device)
     columns = candidates(column, head, temperature=temperature, seed=seed)
@@ -85,17 +98,37 @@ def recipe_frontier(
         **student_facts,
         "teacher": context.recipe.teacher.model,
         "task": task.name,
-        "rows": sum(len(batch.teacher_rows) for batch in batches),
+        "rows": len(chosen),
         "positions": len(hidden_NE),
+        "tokens": sum(len(row.ids) for row in chosen),
         "temperature": temperature,
         "seed": seed,
         "max_degrees": max_degrees,
     }
-    show(f"{len(columns)} signals on {facts['rows']} rows, {facts['positions']} positions, student {facts['student']}")
+    show(
+        f"{len(columns)} signals on {facts['rows']} rows, {facts['positions']} positions, {facts['tokens']:,} tokens; "
+        f"student {facts['student']}"
+    )
     points = measure_frontier(student, batches, hidden_NE, head, columns, temperature=temperature, show=show)
     best = recommend(points, max_degrees=max_degrees)
     folder = context.folders.root / "frontier"
     return Frontier(points, best, sentence(best, facts), facts, write_frontier(folder, points, best, facts))
+
+
+def hidden_column(task: StoredTask) -> FinalHiddenColumn:
+    """Return the final hidden states that the recipe's own teach stage stored; others may lie beside them.
+
+    Raises:
+        DataError: If the recipe does not store them.
+    """
+    facts = json.loads((task.context.folders.taught(task.name) / FACTS_FILE).read_text(encoding="utf-8"))
+    for column in map(column_from_spec, facts["columns"]):
+        if isinstance(column, FinalHiddenColumn):
+            return column
+    raise DataError(
+        f"The signals of {task.context.loaded.path} are {', '.join(spec['kind'] for spec in facts['columns'])}; the "
+        "frontier compares with `{kind: final_hidden}`. Add it to `signals` and teach again: only it is computed."
+    )
 
 
 def candidates(stored: FinalHiddenColumn, head: OutputHead, *, temperature: float, seed: int) -> dict[str, Column]:
@@ -110,17 +143,27 @@ def candidates(stored: FinalHiddenColumn, head: OutputHead, *, temperature: floa
     return columns
 
 
-def measured_batches(task: StoredTask, *, num_positions: int, seed: int, device: torch.device) -> list[Batch]:
-    """Choose training rows until they have enough positions, in batches that a backward pass can hold."""
+def measured_rows(task: StoredTask, *, num_positions: int, num_rows: int, seed: int) -> list[StudentRow]:
+    """Choose training rows until they have enough positions; at most so many rows and ``MAX_TOKENS``, at least one.
+
+    Raises:
+        DataError: If the task has no training rows.
+    """
     rows: list[StudentRow] = [found.row for found in task.rows if found.split == "train"]
-    order = np.random.default_rng(seed).permutation(len(rows))
-    counts = np.array([int(rows[number].target_mask.sum()) for number in order])
-    enough = int(np.searchsorted(np.cumsum(counts), num_positions)) + 1
-    chosen = [rows[number] for number in order[:enough]]
-    if not chosen:
+    if not rows:
         raise DataError(f"Task {task.name!r} has no training rows to measure on.")
-    groups = reading_batches([len(row.ids) for row in chosen], token_budget=MAX_ROW_TOKENS)
-    return [to_device(collate([chosen[i] for i in group], pad_id=task.data.pad_id), device) for group in groups]
+    ordered = [rows[number] for number in np.random.default_rng(seed).permutation(len(rows))]
+    positions = np.cumsum([int(row.target_mask.sum()) for row in ordered])
+    tokens = np.cumsum([len(row.ids) for row in ordered])
+    enough = int(np.searchsorted(positions, num_positions)) + 1
+    fitting = int(np.searchsorted(tokens, MAX_TOKENS, side="right"))
+    return ordered[: max(1, min(enough, fitting, num_rows))]
+
+
+def row_batches(rows: list[StudentRow], *, pad_id: int, device: torch.device) -> list[Batch]:
+    """Lay rows out for the forward pass, those of similar length together."""
+    groups = reading_batches([len(row.ids) for row in rows], token_budget=BATCH_TOKENS)
+    return [to_device(collate([rows[i] for i in group], pad_id=pad_id), device) for group in groups]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import LoadedRecipe
+from tutelage.config import LoadedRecipe, selection_metric
 from tutelage.errors import ConfigError, DataError
 from tutelage.experiment.adapt import adapt, teacher_identity
 from tutelage.experiment.audit import append_event, peak_memory_bytes
@@ -20,6 +20,7 @@ from tutelage.experiment.matrix import Run, method_of, report_runs, teacher_run,
 from tutelage.experiment.prepare import prepare
 from tutelage.experiment.shrink import shrink
 from tutelage.experiment.stage import Context, finished, stage_key
+from tutelage.experiment.task_kinds import limits
 from tutelage.experiment.teach import Taught, teach_stage
 from tutelage.store import Manifest, folder_lock, sweep_temporaries, write_json
 from tutelage.train.signals import preempted_by_signals
@@ -134,6 +135,7 @@ def run_arms(
         Per searched method: the chosen settings, the validation metric and the number of trials.
     """
     recipe = context.recipe
+    metric = selection_metric(recipe.evaluate.select_by, recipe.tasks[task])
     make_run(context, teacher_run(task), taught, digests)
     make_run(context, untouched_run(task, student), taught, digests)
     best: dict[str, dict[str, Any]] = {}
@@ -141,16 +143,14 @@ def run_arms(
     for method, trials in trial_runs(recipe, task, student).items():
         for trial in trials:
             make_run(context, trial, taught, digests)
-        scores = [validation_metric(context, trial) for trial in trials]
+        scores = [validation_metric(context, trial, metric) for trial in trials]
         winner = max(range(len(trials)), key=lambda i: (scores[i], -i))  # the first of equals
         best[method] = trials[winner].settings
         chosen[method] = {
             "settings": trials[winner].settings, "trial": trials[winner].run_id,
-            recipe.evaluate.select_by: scores[winner], "trials": len(trials),
+            metric: scores[winner], "trials": len(trials),
         }  # fmt: skip
-        context.show(
-            f"chose {method}: {trials[winner].run_id} (validation {recipe.evaluate.select_by} {scores[winner]:.4f})"
-        )
+        context.show(f"chose {method}: {trials[winner].run_id} (validation {metric} {scores[winner]:.4f})")
     if trials_only:
         return chosen
     for run in report_runs(recipe, task, student, best, control=context.control):
@@ -158,10 +158,10 @@ def run_arms(
     return chosen
 
 
-def validation_metric(context: Context, run: Run) -> float:
-    """Return the metric by which a finished trial is judged."""
+def validation_metric(context: Context, run: Run, metric: str) -> float:
+    """Return the metric of a finished trial on the validation rows."""
     record = json.loads((context.folders.run(run.run_id) / "run.json").read_text(encoding="utf-8"))
-    return float(record["metrics"]["validation"][context.recipe.evaluate.select_by])
+    return float(record["metrics"]["validation"][metric])
 
 
 def make_run(context: Context, run: Run, taught: Taught, digests: Mapping[str, str]) -> Manifest:
@@ -186,8 +186,9 @@ def run_key(context: Context, run: Run, digests: Mapping[str, str]) -> str:
     """Address a run by everything that decides its numbers."""
     recipe = context.recipe
     part: dict[str, Any] = {"run_id": run.run_id, "role": run.role, "seed": run.seed}
-    part["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"select_by", "token_budget", "fidelity_rows"})
-    part["max_length"] = recipe.tasks[run.task].max_length
+    part["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"token_budget", "fidelity_rows"})
+    part["evaluate"]["select_by"] = selection_metric(recipe.evaluate.select_by, recipe.tasks[run.task])
+    part |= limits(recipe.tasks[run.task])
     if run.kind != "teacher":
         part["student"] = recipe.students[run.student].model_dump(mode="json")
     if run.kind not in ("teacher", "untouched"):

@@ -5,9 +5,9 @@ In: a task's section of the recipe. Out: ``prepare/<task>/`` with one JSONL per 
 
 from pathlib import Path
 
-from tutelage.config.tasks import Classification
 from tutelage.errors import DataError
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.experiment.task_kinds import Section, label_map, rows_part, task_of
 from tutelage.store import Manifest, file_sha256, value_digest
 
 
@@ -21,12 +21,11 @@ def prepare(context: Context, task_name: str) -> Manifest:
         context.skip("prepare", task_name)
         return manifest
     with context.timed("prepare", task_name):
-        from tutelage.build import classification_task
         from tutelage.data import prepare_task, write_prepared
 
         data = section.data
         prepared = prepare_task(
-            classification_task(task_name, section),
+            task_of(task_name, section),
             source=data.source,
             subset=data.subset,
             revision=data.revision,
@@ -38,7 +37,7 @@ def prepare(context: Context, task_name: str) -> Manifest:
             test_rows=data.test_rows,
             seed=data.seed,
             base_folder=context.base_folder,
-            label_map=data.labels,
+            label_map=label_map(section),
         )
         with stage_artifact(context, folder, stage="prepare", key=key) as temporary:
             write_prepared(temporary, prepared)
@@ -55,12 +54,7 @@ def prepare(context: Context, task_name: str) -> Manifest:
 def prepare_key(context: Context, task_name: str) -> str:
     """Address the stage by the task's section and the bytes of its local files."""
     section = context.recipe.tasks[task_name]
-    part = {
-        # max_length and the verbalisers' tokens belong to the models, not to the rows
-        "task": section.model_dump(mode="json", exclude={"max_length"}),
-        "order": list(section.verbalisers),
-        "adapt_rows": adapt_rows(context, task_name),
-    }
+    part = {**rows_part(section), "adapt_rows": adapt_rows(context, task_name)}
     return stage_key("prepare", part, {"files": source_digest(context, section)})
 
 
@@ -70,7 +64,7 @@ def adapt_rows(context: Context, task_name: str) -> int:
     return adapt.rows if adapt is not None and adapt.task == task_name else 0
 
 
-def source_digest(context: Context, section: Classification) -> str:
+def source_digest(context: Context, section: Section) -> str:
     """Hash the local files that a task reads, so that an edited file is noticed; a hub id has its revision."""
     return value_digest(
         {

@@ -56,12 +56,10 @@ def sequence_facts(
         provenance=lesson.provenance(context) | {"chat_template": data.tokenizer.chat_template if chat else None},
         should_stop=should_stop,
     )
-    labels = [words.strip() for words in task.verbalisers]
     quality = measure_quality(
         read_sequences(context.folders.cache, fingerprint, column, prompts),
         markers=turn_markers(data.tokenizer) if chat else template_openers(task.template),
-        golds=[[labels[example.gold]] for example in examples],
-        labels=labels,
+        **data.kind.sequence_golds(task, examples),
     )
     context.show(
         f"sequences: {report.computed:,} prompts answered, {report.reused:,} reused, "

@@ -95,10 +95,18 @@ def finished(folder: Path, key: str) -> Manifest | None:
 
 
 @contextmanager
-def stage_artifact(context: Context, folder: Path, *, stage: str, key: str, seconds: dict[str, float] | None = None):
-    """Yield a folder to fill; commit it with its key and a ``provenance.json``."""
+def stage_artifact(
+    context: Context,
+    folder: Path,
+    *,
+    stage: str,
+    key: str,
+    seconds: Mapping[str, float] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Yield a folder to fill; commit it with its key, the manifest's further ``fields`` and a ``provenance.json``."""
     began, started = time.perf_counter(), now()
-    with new_artifact(folder, kind=stage, fields={"key": key}, point=stage) as temporary:
+    with new_artifact(folder, kind=stage, fields={"key": key, **(fields or {})}, point=stage) as temporary:
         yield temporary
         timings = {"stage": time.perf_counter() - began, **(seconds or {})}
         write_json(temporary / "provenance.json", provenance(context, key, started, timings))

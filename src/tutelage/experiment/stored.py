@@ -19,7 +19,7 @@ from tutelage.experiment.adapt import adapt_key, teacher_identity
 from tutelage.experiment.identity import Folders
 from tutelage.experiment.prepare import prepare_key
 from tutelage.experiment.stage import Context, finished
-from tutelage.experiment.teach import FACTS_FILE, splits_to_teach, teach_key
+from tutelage.experiment.teach import FACTS_FILE, TRAINED_SPLITS, splits_to_teach, teach_key
 from tutelage.store import Manifest
 
 HEX_PREFIX = re.compile(r"[0-9a-fA-F]{4,32}")  # shorter ones would be found by chance
@@ -58,7 +58,11 @@ class StoredTask:
     def rows(self) -> list[FoundRow]:
         """Every row that the teacher reads, with the targets of the gold labels."""
         splits = splits_to_teach(self.data.prepared.splits)
-        made = [(name, row) for name, examples in splits.items() for row in self.data.rows(examples)]
+        made = [
+            (name, row)
+            for name, examples in splits.items()
+            for row in self.data.rows(examples, for_training=name in TRAINED_SPLITS)
+        ]
         return [FoundRow(self.name, split, index, row) for index, (split, row) in enumerate(made)]
 
 
@@ -87,10 +91,9 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
     Raises:
         DataError: If a task's rows are not prepared.
     """
-    from tutelage.data import check_verbalisers, read_prepared
     from tutelage.experiment.origin import taught_source
-    from tutelage.experiment.task_data import TaskData
-    from tutelage.models.load import end_of_turn_id, load_config, load_tokenizer
+    from tutelage.experiment.task_data import view_task
+    from tutelage.models.load import load_config, load_tokenizer
 
     context = recipe_context(loaded, show=show)
     if unprepared := unprepared_tasks(loaded):
@@ -100,14 +103,13 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
         )
     source = taught_source(context)
     tokenizer, config = load_tokenizer(source), load_config(source)
-    tasks = []
-    for task, section in context.recipe.tasks.items():
-        prepared = read_prepared(context.folders.prepared(task))
-        check_verbalisers(tokenizer, prepared.task)
-        end_id, num_ids = end_of_turn_id(tokenizer, config), config.get_text_config().vocab_size
-        data = TaskData(context, prepared, tokenizer, num_ids, end_id, section.max_length)
-        tasks.append(StoredTask(task, context, data, task_fingerprint(context, task)))
-    return tasks
+    num_ids = config.get_text_config().vocab_size
+    return [
+        StoredTask(
+            task, context, view_task(context, task, tokenizer, config, num_ids=num_ids), task_fingerprint(context, task)
+        )
+        for task in context.recipe.tasks
+    ]
 
 
 def task_fingerprint(context: Context, task: str) -> str | None:

@@ -1,24 +1,19 @@
-"""A task as one model reads it: rows to learn from, prompts to answer.
+"""A task as one model reads it: rows to learn from, and what it takes to answer.
 
-In: a prepared task, a tokenizer, a model. Out: ``StudentRow``s and ``ChoicePrompt``s whose ids the model knows.
+In: a prepared task, a tokenizer, a model. Out: ``StudentRow``s whose ids the model knows; a ``TaskData``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.align import check_ids
-from tutelage.data import (
-    ChoicePrompt,
-    Example,
-    PreparedTask,
-    check_verbalisers,
-    choice_prompts,
-    classification_rows,
-    read_prepared,
-)
+from tutelage.config import selection_metric
+from tutelage.data import PreparedTask, Rows, read_prepared
 from tutelage.experiment.stage import Context
+from tutelage.experiment.task_kinds import TaskKind, kind_of
 from tutelage.models.load import end_of_turn_id
 from tutelage.types import StudentRow
 
@@ -32,7 +27,21 @@ class TaskData:
     tokenizer: PreTrainedTokenizerBase
     num_ids: int  # the model's embeddings
     end_of_turn_id: int
-    max_length: int
+    section: Any  # the task's section of the recipe
+    kind: TaskKind = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", kind_of(self.section))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a row at most."""
+        return self.section.max_length
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses checkpoints and grid points."""
+        return selection_metric(self.context.recipe.evaluate.select_by, self.section)
 
     @property
     def pad_id(self) -> int:
@@ -40,52 +49,72 @@ class TaskData:
         return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
 
     def rows(
-        self, examples: Sequence[Example], *, answers: Sequence[int] | None = None, what: str = ""
+        self,
+        examples: Sequence[Any],
+        *,
+        answers: Sequence[Any] | None = None,
+        what: str = "",
+        for_training: bool = False,
     ) -> list[StudentRow]:
-        """Return supervised rows; ``answers`` replace the gold labels.
+        """Return supervised rows; see :meth:`make_rows`."""
+        return self.make_rows(examples, answers=answers, what=what, for_training=for_training).rows
+
+    def make_rows(
+        self,
+        examples: Sequence[Any],
+        *,
+        answers: Sequence[Any] | None = None,
+        what: str = "",
+        for_training: bool = False,
+    ) -> Rows:
+        """Return supervised rows, and how many lost a part of their text or were left out.
+
+        Args:
+            examples: What to learn from.
+            answers: Replace the gold ones.
+            what: Names the rows in what is shown; nothing is shown without it.
+            for_training: Whether a part of a long text may be chosen for the answer that stands in it.
 
         Raises:
             DataError: If a row has no target.
             AlignmentError: If a row holds an id that the model has no embedding for.
         """
-        made = classification_rows(
-            self.tokenizer,
-            self.prepared.task,
-            examples,
-            answers=answers,
-            max_length=self.max_length,
-            end_of_turn_id=self.end_of_turn_id,
-        )
+        made = self.kind.rows(self, examples, answers=answers, for_training=for_training)
         for row in made.rows:
             check_ids(row.ids, self.num_ids, f"row {row.item_key}")
         if made.num_shortened and what:
             self.context.show(f"  {what}: {made.num_shortened:,} texts were shortened to {self.max_length} tokens")
-        return made.rows
-
-    def prompts(self, examples: Sequence[Example]) -> list[ChoicePrompt]:
-        """Return prompts whose choices are scored."""
-        return choice_prompts(
-            self.tokenizer,
-            self.prepared.task,
-            examples,
-            max_length=self.max_length,
-            end_of_turn_id=self.end_of_turn_id,
-        )
+        if made.left_out and what:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
+            self.context.show(f"  {what}: rows left out: {reasons}")
+        return made
 
 
 def open_task(context: Context, task_name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> TaskData:
     """Read a prepared task for one model.
 
     Raises:
-        DataError: If two verbalisers cannot be told apart by this tokenizer.
+        DataError: If the task does not fit this tokenizer, such as two verbalisers that it cannot tell apart.
     """
-    prepared = read_prepared(context.folders.prepared(task_name))
-    check_verbalisers(tokenizer, prepared.task)
-    return TaskData(
+    num_ids = model.get_input_embeddings().num_embeddings
+    return view_task(context, task_name, tokenizer, model.config, num_ids=num_ids)  # type: ignore[arg-type]
+
+
+def view_task(
+    context: Context, task_name: str, tokenizer: PreTrainedTokenizerBase, model_config: Any, *, num_ids: int
+) -> TaskData:
+    """Read a prepared task for a model of which only tokenizer and config are loaded.
+
+    Raises:
+        DataError: As :func:`open_task`.
+    """
+    data = TaskData(
         context,
-        prepared,
+        read_prepared(context.folders.prepared(task_name)),
         tokenizer,
-        model.get_input_embeddings().num_embeddings,  # type: ignore[arg-type]
-        end_of_turn_id(tokenizer, model.config),
-        context.recipe.tasks[task_name].max_length,
+        num_ids,
+        end_of_turn_id(tokenizer, model_config),
+        context.recipe.tasks[task_name],
     )
+    data.kind.check(data)
+    return data

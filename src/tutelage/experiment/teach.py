@@ -1,7 +1,7 @@
 """The stage ``teach``: one pass of the teacher over all rows; its labels and its own scores come with it.
 
-In: the prepared rows, the teacher, the recipe's signals. Out: shards in the cache, and ``teach/<task>/`` with the class
-scores of every split and what a reader needs to find the cache again.
+In: the prepared rows, the teacher, the recipe's signals. Out: shards in the cache, and ``teach/<task>/`` with the
+teacher's own answers (class scores or texts) and what a reader needs to find the cache again.
 """
 
 import json
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.errors import CapabilityError
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
-from tutelage.store import Manifest, write_json
+from tutelage.experiment.task_kinds import limits, taught_part
+from tutelage.store import Manifest, read_manifest, write_json
 
 NUM_ADAPT_ROWS = 200  # enough to see a train/held-out gap of 5 points; scored in the same pass
 TAUGHT_SPLITS = ("train", "validation", "test")
+TRAINED_SPLITS = ("train", "adapt")  # whose rows may be chosen by their answers
 FACTS_FILE = "teach.json"
 
 
@@ -40,10 +43,19 @@ class Taught:
         Args:
             kind: Of the signal.
             temperatures: At which it will be read; those that were not stored are refused on reading.
+
+        Raises:
+            CapabilityError: If nothing of that kind was stored, as with class scores of labels of several tokens.
         """
         from tutelage.cache import SampledColumn, TopKColumn, column_from_spec
 
         own = [column_from_spec(spec) for spec in self.facts["columns"] if spec["kind"] == kind]
+        if not own:
+            held = ", ".join(sorted({spec["kind"] for spec in self.facts["columns"]})) or "nothing"
+            raise CapabilityError(
+                f"The teach stage stored {held}, not {kind}. Class scores need labels of one token each: change the "
+                "verbalisers, or let the method read another signal."
+            )
         if isinstance(own[0], TopKColumn):
             return replace(own[0], temperatures=tuple(temperatures))
         drawn = [each for each in own if isinstance(each, SampledColumn) and each.temperature in temperatures]
@@ -61,7 +73,8 @@ def teach_key(context: Context, task_name: str, prepared: Manifest, teacher: str
         "signals": [signal.model_dump(mode="json") for signal in recipe.signals],
         "dtype": recipe.teacher.dtype,
         "device": recipe.teacher.device,
-        "max_length": recipe.tasks[task_name].max_length,
+        **limits(recipe.tasks[task_name]),
+        **taught_part(context, task_name),
     }
     return stage_key("teach", part, {"prepared": prepared.content_digest, "teacher": teacher})
 
@@ -78,7 +91,10 @@ def teach_stage(context: Context, task_name: str, prepared: Manifest, teacher: s
     folder = context.folders.taught(task_name)
     key = teach_key(context, task_name, prepared, teacher)
     manifest = finished(folder, key)
-    if manifest is not None:
+    lost = first_lost(context, manifest) if manifest is not None else None
+    if lost is not None:
+        context.show(f"teach {task_name}: {lost} is gone from the cache; its rows are taught again")
+    if manifest is not None and lost is None:
         context.skip("teach", task_name)
     else:
         with context.timed("teach", task_name):
@@ -102,15 +118,51 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
     model = load_model(source, dtype=dtype, device=device)
     data = open_task(context, task_name, tokenizer, model)
     show_checklist(context, source.name, model, tokenizer)
-    for text in sample_rows_text(data.prepared, tokenizer):
-        context.show(f"  row: {text}")
     lesson = Lesson(source, model, data, splits_to_teach(data.prepared.splits), device, dtype)
-    rows = {name: data.rows(examples, what=name) for name, examples in lesson.splits.items()}
+    made = {
+        name: data.make_rows(examples, what=name, for_training=name in TRAINED_SPLITS)
+        for name, examples in lesson.splits.items()
+    }
+    rows = {name: each.rows for name, each in made.items()}
+    for text in sample_rows_text(rows["train"], tokenizer):
+        context.show(f"  row: {text}")
     facts, seconds = _teach(context, lesson, rows)
-    with stage_artifact(context, folder, stage="teach", key=key, seconds={"teach": seconds}) as temporary:
-        for name, made in rows.items():
-            np.save(temporary / f"scores_{name}.npy", lesson.scores(context, name, made, facts["fingerprint"]))
+    facts["shortened"] = {name: each.num_shortened for name, each in made.items()}
+    facts["left_out"] = {name: dict(each.left_out) for name, each in made.items() if each.left_out}
+    fields = {"shards": shards_of(context, facts)}
+    with stage_artifact(
+        context, folder, stage="teach", key=key, seconds={"teach": seconds}, fields=fields
+    ) as temporary:
+        data.kind.save_teacher_answers(context, lesson, rows, facts["fingerprint"], temporary)
         write_json(temporary / FACTS_FILE, facts)
+
+
+def shards_of(context: Context, facts: Mapping[str, Any]) -> list[str]:
+    """List the cache's folders that can answer for what was taught, by their path inside the cache."""
+    from tutelage.cache import column_from_spec
+    from tutelage.cache.layout import head_folder, shard_folders
+    from tutelage.cache.read import serving_folders
+
+    root, fingerprint = context.folders.cache, facts["fingerprint"]
+    specs = [*facts["columns"], *([facts["sequences"]["column"]] if "sequences" in facts else [])]
+    columns = [column_from_spec(spec) for spec in specs]
+    shards = {
+        shard
+        for column in columns
+        for folder in serving_folders(root, fingerprint, column)
+        for shard in shard_folders(folder)
+    }
+    heads = [head_folder(root, fingerprint)] if any(spec["kind"] == "final_hidden" for spec in specs) else []
+    return sorted(path.relative_to(root).as_posix() for path in [*shards, *heads])
+
+
+def first_lost(context: Context, manifest: Manifest) -> str | None:
+    """Name a folder of the cache that was there when the stage was committed and is not any more.
+
+    The names lie beside the content, not in it: how rows are cut into shards depends on who else filled the cache.
+    """
+    named = manifest.fields.get("shards", ())
+    return next((name for name in named if read_manifest(context.folders.cache / name) is None), None)
 
 
 def splits_to_teach(splits: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -132,8 +184,8 @@ class Lesson:
 
     @property
     def class_ids(self) -> list[int] | None:
-        """One token id per label, or None when a verbaliser takes several."""
-        return single_token_labels(self.data.tokenizer, self.data.prepared.task.verbalisers)
+        """One token id per label, or None when there are no such labels."""
+        return self.data.kind.class_ids(self.data)
 
     def provenance(self, context: Context) -> dict[str, Any]:
         """Return where teacher and rows come from, licences included."""
@@ -145,20 +197,6 @@ class Lesson:
             "data_licence": prepared.info["licence"],
             "template": prepared.task.template,
         }
-
-    def scores(self, context: Context, name: str, rows: Sequence[Any], fingerprint: str) -> np.ndarray:
-        """Return the class scores of a split: from the cache, or live where labels take several tokens."""
-        if self.class_ids is not None:
-            return cached_scores(context.folders.cache, fingerprint, self.class_ids, rows)
-        from tutelage.evaluate import score_choices
-
-        return score_choices(
-            self.model,
-            self.data.prompts(self.splits[name]),
-            pad_id=self.data.pad_id,
-            token_budget=context.recipe.evaluate.token_budget,
-            device=self.device,
-        ).logprobs_BC
 
 
 def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], float]:
@@ -221,23 +259,3 @@ def teacher_row(row: Any) -> Any:
     from tutelage.types import TeacherRow
 
     return TeacherRow(row.ids, logit_indices(row.target_mask), row.teacher_key)
-
-
-def single_token_labels(tokenizer: Any, verbalisers: Sequence[str]) -> list[int] | None:
-    """Return one token id per label, or None when a verbaliser takes several tokens."""
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in verbalisers]
-    return [each[0] for each in ids] if all(len(each) == 1 for each in ids) else None
-
-
-def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: Sequence[Any]) -> np.ndarray:
-    """Read the class scores of rows out of the cache: float64 [B, C]."""
-    from tutelage.cache import CacheReader, ClassScoresColumn
-
-    column = ClassScoresColumn(tuple(class_ids))
-    reader = CacheReader(root, fingerprint, column)
-    asked = [teacher_row(row) for row in rows]
-    return (
-        reader.read([row.key for row in asked], [column.positions_of(row) for row in asked])["scores_NC"]
-        .double()
-        .numpy()
-    )

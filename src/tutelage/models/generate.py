@@ -83,6 +83,7 @@ def generate_batch(
     *,
     decoding: Decoding,
     samples: Sequence[int] | None = None,
+    observer: LogitsProcessor | None = None,
 ) -> list[Answer]:
     """Write one answer per prompt, all in one batch.
 
@@ -92,6 +93,7 @@ def generate_batch(
         prompts: Ids of each prompt, at least one id; padded on the left.
         decoding: Settings.
         samples: Which sample of its prompt each row is, from 0; it enters the row's random numbers. Default all 0.
+        observer: Shown the model's own logits [B, V] at every step; it returns them as they are.
 
     Raises:
         AlignmentError: If a prompt is empty, or prompt and answer exceed the positions that the model was made for.
@@ -101,6 +103,7 @@ def generate_batch(
     ids_BT, mask_BT = left_padded(prompts, device=inner.device)
     strings = StopStrings(tokenizer, decoding.stops, width=ids_BT.shape[1])
     draws = _drawing(decoding, prompts, samples or [0] * len(prompts))
+    watched = LogitsProcessorList([*([observer] if observer is not None else []), *draws])
     with evaluating(model), plain_defaults(inner), quiet():
         written = inner.generate(
             input_ids=ids_BT,
@@ -112,7 +115,7 @@ def generate_batch(
                 pad_token_id=FILL_ID,
                 use_cache=True,
             ),
-            logits_processor=draws,
+            logits_processor=watched,
             stopping_criteria=StoppingCriteriaList([strings] if decoding.stops.strings else []),
         )
     new_BL = written[:, ids_BT.shape[1] :].cpu().numpy().astype(np.int32)

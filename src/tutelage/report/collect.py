@@ -72,6 +72,11 @@ class Run:
         return (self.record.get("metrics") or {}).get("test") or {}
 
     @property
+    def score_name(self) -> str:
+        """The metric that is the mean of the items' scores."""
+        return "accuracy" if "accuracy" in self.test else self.record.get("primary_metric", "accuracy")
+
+    @property
     def scores(self) -> ItemScores:
         """Per-item scores.
 
@@ -204,14 +209,14 @@ def _column_type(arrow_type: pa.DataType) -> type | None:
 
 
 def _check_items(folder: Path, run: Run) -> None:
-    accuracy = run.test.get("accuracy")
-    if run.items is None or accuracy is None:
+    expected = run.test.get(run.score_name)
+    if run.items is None or expected is None:
         return
     found = float(run.scores.scores.mean())
-    if abs(found - accuracy) > SCORE_TOLERANCE:
+    if abs(found - expected) > SCORE_TOLERANCE:
         raise IntegrityError(
-            f"{folder}: the items give accuracy {found:.6f}, run.json says {accuracy:.6f}; they are from different "
-            "evaluations. Delete the folder and run again."
+            f"{folder}: the items give {run.score_name} {found:.6f}, run.json says {expected:.6f}; they are from "
+            "different evaluations. Delete the folder and run again."
         )
 
 

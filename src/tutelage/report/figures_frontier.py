@@ -16,6 +16,8 @@ MIN_DEGREES = 0.0  # the axis begins at the dense gradient itself
 LABELS = {"final_hidden": "final hidden state", "topk": "top-k", "sampled": "sampled"}
 MARKERS = {"final_hidden": "s", "topk": "o", "topk packed": "D", "sampled": "^"}
 RECOMMENDED_COLOUR = "#d55e00"
+NAME_OFFSETS = {"topk packed": (-4, -11)}  # below its line: the raw top-k of the same angle runs just to the right
+NAME_OFFSET, RINGED_OFFSET = (4, 4), (9, 6)  # points of a font; beside the ring there is less room
 
 
 def draw_frontier(
@@ -28,8 +30,8 @@ def draw_frontier(
         "What a signal costs and what it keeps",
         f"Angle between the student's step from the stored signal and from the full distribution, over "
         f"{facts['positions']:,} positions of {facts['rows']:,} rows at T = {facts['temperature']:g}. Lower left is "
-        f"better; the dashed line is the limit of {max_degrees:g} degrees"
-        + (f", the ring is the recommended signal, {recommended}." if recommended else "."),
+        f"better. Numbers are the k of a top-k and the draws of a sample; the dashed line is the limit of "
+        f"{max_degrees:g} degrees" + (f", the ring is the recommended signal, {recommended}." if recommended else "."),
         f"Bytes per position against angle to the dense gradient. {named}.",
         render(lambda figure: _draw(figure, points, recommended, max_degrees), height_inches=3.8),
     )
@@ -54,18 +56,21 @@ def _draw(figure: Figure, points: Sequence[Mapping[str, Any]], recommended: str 
     for (name, own), colour in zip(families(points).items(), METHOD_COLOURS * 4, strict=False):
         kind, _, layout = name.partition(" ")
         x, y = [p["bytes_per_position"] for p in own], [degrees(p) for p in own]
-        marker = MARKERS.get(name) or MARKERS.get(kind, "o")
-        label = f"{LABELS.get(kind, kind)}{', ' if layout else ''}{layout}"
-        axes.plot(x, y, marker=marker, markersize=4.5, color=colour, label=label, clip_on=False)
+        look: dict[str, Any] = {"marker": MARKERS.get(name) or MARKERS.get(kind, "o"), "markersize": 4.5}
+        look |= {"color": colour, "clip_on": False, "zorder": 3, "linestyle": "-" if len(own) > 1 else "none"}
+        axes.plot(x, y, label=f"{LABELS.get(kind, kind)}{', ' if layout else ''}{layout}", **look)
         if kind != "final_hidden":
             for point in own:
-                _name_point(axes, point)
+                offset = RINGED_OFFSET if point["signal"] == recommended else NAME_OFFSETS.get(name, NAME_OFFSET)
+                _name_point(axes, point, offset)
     for point in points:
         if point["signal"] == recommended:
             at = (point["bytes_per_position"], degrees(point))
-            look = {"fillstyle": "none", "color": RECOMMENDED_COLOUR, "label": "recommended", "clip_on": False}
-            axes.plot(*at, "o", markersize=12, **look)
+            ring: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none"}
+            axes.plot(*at, color=RECOMMENDED_COLOUR, label="recommended", clip_on=False, **ring)
     axes.axhline(max_degrees, color=MUTED, linestyle="--", linewidth=1)
+    at_right = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"limit {max_degrees:g}\u00b0", (1, max_degrees), xytext=(0, 3), fontsize=7, color=MUTED, **at_right)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylim(bottom=MIN_DEGREES)
@@ -77,7 +82,9 @@ def _draw(figure: Figure, points: Sequence[Mapping[str, Any]], recommended: str 
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
 
 
-def _name_point(axes: Axes, point: Mapping[str, Any]) -> None:
+def _name_point(axes: Axes, point: Mapping[str, Any], offset: tuple[float, float]) -> None:
     """Write k or n beside a point."""
     at = (point["bytes_per_position"], degrees(point))
-    axes.annotate(point["signal"].split()[1], at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=INK)
+    side = "right" if offset[0] < 0 else "left"
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": INK, "ha": side}
+    axes.annotate(point["signal"].split()[1], at, xytext=offset, **style)

@@ -15,6 +15,7 @@ from tutelage.report.resampling import LEVEL, NUM_RESAMPLES, RESAMPLING_SEED
 from tutelage.report.trials import heat_map_grids, list_trials
 
 FORMAT_VERSION = 1
+SCORE_WORDS = {"f1": "F1", "exact_match": "exact match"}  # how people call a metric; the others as they are
 
 
 def summarise(experiment: Experiment, *, question: str, command: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _summarise_group(task: str, student: str | None, arms: Sequence[Arm], all_tr
     group = {
         "task": task,
         "student": student,
-        "score_name": "accuracy" if "accuracy" in arms[0].first.test else metric,
+        "score_name": SCORE_WORDS.get(name := arms[0].first.score_name, name),
         "validation_name": metric,
         "num_items": len(arms[0].first.scores.scores),
         "arms": records,

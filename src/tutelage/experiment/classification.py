@@ -1,0 +1,148 @@
+"""A classification in the stages: answers are classes, scored by the log-probability of their words.
+
+In: a ``TaskData`` with examples, a model or what the teach stage stored. Out: rows, ``Items``, the teacher's choices.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tutelage.cache import CacheReader, ClassScoresColumn
+from tutelage.data import ClassificationTask, PreparedTask, Rows, check_verbalisers, choice_prompts, classification_rows
+from tutelage.evaluate import (
+    Items,
+    evaluate_classification,
+    metrics,
+    score_choices,
+    teacher_items_from_scores,
+    write_items,
+)
+from tutelage.experiment.stage import Context
+from tutelage.experiment.task_data import TaskData
+from tutelage.experiment.teach import Lesson, Taught, teacher_row
+from tutelage.types import StudentRow
+
+
+class ClassificationKind:
+    """See ``TaskKind``."""
+
+    def check(self, data: TaskData) -> None:
+        """Refuse verbalisers that this tokenizer cannot tell apart.
+
+        Raises:
+            DataError: With the words and their ids.
+        """
+        check_verbalisers(data.tokenizer, task_of(data.prepared))
+
+    def rows(
+        self, data: TaskData, examples: Sequence[Any], *, answers: Sequence[int] | None, for_training: bool
+    ) -> Rows:
+        """Return one row per example; a text is cut at the same place in training and evaluation."""
+        return classification_rows(
+            data.tokenizer,
+            task_of(data.prepared),
+            examples,
+            answers=answers,
+            max_length=data.max_length,
+            end_of_turn_id=data.end_of_turn_id,
+        )
+
+    def items(
+        self, data: TaskData, model: nn.Module, examples: Sequence[Any], *, device: torch.device, token_budget: int
+    ) -> Items:
+        """Let a model choose among the classes' words."""
+        return evaluate_classification(
+            model,
+            self._prompts(data, examples),
+            labels=task_of(data.prepared).labels,
+            pad_id=data.pad_id,
+            token_budget=token_budget,
+            device=device,
+            cluster_keys=[example.cluster_key for example in examples],
+            texts=[example.fields["text"] for example in examples],
+        )
+
+    def metrics(self, items: Items) -> dict[str, float]:
+        """Return accuracy, macro-F1, valid ratio and calibration error."""
+        return metrics(items)
+
+    def write_items(self, path: Path, items: Items) -> None:
+        """Write ``items.parquet``."""
+        write_items(path, items)
+
+    def class_ids(self, data: TaskData) -> list[int] | None:
+        """Return one token id per label, or None when a verbaliser takes several tokens."""
+        ids = [
+            data.tokenizer(text, add_special_tokens=False)["input_ids"] for text in task_of(data.prepared).verbalisers
+        ]
+        return [each[0] for each in ids] if all(len(each) == 1 for each in ids) else None
+
+    def save_teacher_answers(
+        self, context: Context, lesson: Lesson, rows: Mapping[str, Sequence[StudentRow]], fingerprint: str, folder: Path
+    ) -> None:
+        """Write ``scores_<split>.npy``: the log-probability of each label, float64 [B, C].
+
+        From the cache, or live where labels take several tokens.
+        """
+        for name, made in rows.items():
+            if lesson.class_ids is not None:
+                scores_BC = cached_scores(context.folders.cache, fingerprint, lesson.class_ids, made)
+            else:
+                scores_BC = score_choices(
+                    lesson.model,
+                    self._prompts(lesson.data, lesson.splits[name]),
+                    pad_id=lesson.data.pad_id,
+                    token_budget=context.recipe.evaluate.token_budget,
+                    device=lesson.device,
+                ).logprobs_BC
+            np.save(folder / f"scores_{name}.npy", scores_BC)
+
+    def teacher_items(self, prepared: PreparedTask, taught: Taught, split: str, *, metric: str) -> Items:
+        """Return the teacher's answers on a split, from its class scores."""
+        scores_BC = taught.class_scores(split)
+        examples = prepared.splits[split][: len(scores_BC)]
+        return teacher_items_from_scores(
+            scores_BC,
+            item_keys=[example.item_key for example in examples],
+            gold_B=np.array([example.gold for example in examples]),
+            labels=task_of(prepared).labels,
+            cluster_keys=[example.cluster_key for example in examples],
+            texts=[example.fields["text"] for example in examples],
+        )
+
+    def pseudo_answers(self, taught: Taught) -> list[int]:
+        """Return the class that the teacher finds most likely, per training row."""
+        return taught.class_scores("train").argmax(axis=1).tolist()
+
+    def sequence_golds(self, task: Any, examples: Sequence[Any]) -> dict[str, Any]:
+        """Return the classes' words without blanks, as gold answers and as labels."""
+        labels = [words.strip() for words in task.verbalisers]
+        return {"golds": [[labels[example.gold]] for example in examples], "labels": labels}
+
+    def _prompts(self, data: TaskData, examples: Sequence[Any]) -> list[Any]:
+        return choice_prompts(
+            data.tokenizer,
+            task_of(data.prepared),
+            examples,
+            max_length=data.max_length,
+            end_of_turn_id=data.end_of_turn_id,
+        )
+
+
+def task_of(prepared: PreparedTask) -> ClassificationTask:
+    """Return the task, which is a classification."""
+    assert isinstance(prepared.task, ClassificationTask), "a task's kind is that of its section"
+    return prepared.task
+
+
+def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: Sequence[StudentRow]) -> np.ndarray:
+    """Read the class scores of rows out of the cache: float64 [B, C]."""
+    column = ClassScoresColumn(tuple(class_ids))
+    reader = CacheReader(root, fingerprint, column)
+    asked = [teacher_row(row) for row in rows]
+    found = reader.read([row.key for row in asked], [column.positions_of(row) for row in asked])
+    return found["scores_NC"].double().numpy()

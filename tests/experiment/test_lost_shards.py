@@ -1,0 +1,46 @@
+"""A finished teach stage whose shards went away is not finished."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_experiment import run_tiny, write_experiment
+
+from tutelage.store import read_manifest
+
+
+def column_folders(root: Path, kind: str) -> list[Path]:
+    teacher = next(path for path in (root.parent / "cache").iterdir() if path.is_dir())
+    return [path for path in teacher.iterdir() if path.name.startswith(kind)]
+
+
+@pytest.mark.parametrize("lost", ["a shard", "a column", "the head", "everything"])
+def test_what_the_cache_lost_is_taught_again_and_nothing_else_changes(lost: str, tmp_path: Path) -> None:
+    recipe = write_experiment(tmp_path)
+    done = run_tiny(recipe, "seeds.report=[1]", until="teach")
+    before = read_manifest(done.root / "teach" / "sentiment")
+    assert before is not None
+    names = [tmp_path / "runs" / "cache" / name for name in before.fields["shards"]]
+    assert all(read_manifest(path) is not None for path in names)
+    column = column_folders(done.root, "final_hidden")[0]
+    shard = next(path for path in names if path.parent == column)
+    head = next(path for path in names if path.name == "head")
+    gone = {"a shard": shard, "a column": column, "the head": head, "everything": column.parent}[lost]
+    shutil.rmtree(gone)
+    finished = run_tiny(recipe, "seeds.report=[1]", until="train")
+    after = read_manifest(done.root / "teach" / "sentiment")
+    assert after is not None
+    assert after.content_digest == before.content_digest
+    assert after.fields == before.fields
+    assert all(read_manifest(path) is not None for path in names)
+    events = [json.loads(line) for line in (finished.root / "audit.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "end" and event["stage"] == "teach" for event in events) == 2
+
+
+def test_a_whole_cache_is_not_taught_again(tmp_path: Path) -> None:
+    recipe = write_experiment(tmp_path)
+    run_tiny(recipe, "seeds.report=[1]", until="teach")
+    done = run_tiny(recipe, "seeds.report=[1]", until="teach")
+    events = [json.loads(line) for line in (done.root / "audit.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "end" and event["stage"] == "teach" for event in events) == 1
