@@ -7,7 +7,8 @@ positions, nothing more: once with bfloat16 logits, which have 8 bits, and once 
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -156,8 +157,10 @@ def measure_stages(model: PreTrainedModel, name: str, rows: list[TeacherRow], di
         "final_hidden": build_column(model, kind="final_hidden"),
     }
     baselines = {f"body + {str(dtype).removeprefix('torch.')} head": dtype for dtype in BASELINES}
-    calls = {each: lambda dtype=dtype: run_baseline(model, rows, dtype) for each, dtype in baselines.items()}
-    calls |= {each: lambda column=column: run_stage(model, rows, column) for each, column in columns.items()}
+    calls: dict[str, Callable[[], None]] = {
+        **{each: partial(run_baseline, model, rows, dtype) for each, dtype in baselines.items()},
+        **{each: partial(run_stage, model, rows, column) for each, column in columns.items()},
+    }
     turns = clock_in_turns(calls, rounds=STAGE_ROUNDS)
     tokens = sum(len(row.ids) for row in rows)
     shown = {
