@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# One test per core at a time, each on one thread: the models of these tests are too small for more.
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
 
 .PHONY: setup demo test test-all test-engines check format bench clean
 .DEFAULT_GOAL := help
@@ -23,10 +25,11 @@ demo: setup ## distil the embedded model on the embedded reviews and write a rep
 	$(BIN)/tutelage demo
 
 test: setup ## the default tests, under 8 minutes
-	$(BIN)/python -m pytest -m "not slow and not real_model and not browser and not engine"
+	$(SPREAD) -m "not slow and not real_model and not browser and not engine"
 
 test-all: setup ## the default tests, the slow ones, the real model and the browser, under 30 minutes
-	$(BIN)/python -m pytest -m "not engine" --durations=15
+	$(SPREAD) -m "not real_model and not browser and not engine" --durations=15
+	$(BIN)/python -m pytest -m "(real_model or browser) and not engine" --durations=15
 
 test-engines: setup ## long kills and outside engines; its dated log is committed
 	$(BIN)/python -m pytest -m "engine" -rs
