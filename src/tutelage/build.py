@@ -22,7 +22,7 @@ from tutelage.data.task import ClassificationTask
 from tutelage.errors import CapabilityError
 from tutelage.models.adapter import attach_lora, prepare_full
 from tutelage.models.chat import Stops, find_stops
-from tutelage.models.device import choose_device, choose_dtype, dtype_name
+from tutelage.models.device import choose_device, choose_dtype
 from tutelage.models.generate import Decoding
 from tutelage.models.load import load_model, load_tokenizer
 from tutelage.models.shrink import decoder_layers, drop_layers
@@ -211,8 +211,3 @@ def attach_adapter(model: PreTrainedModel, adapter: LoraAdapter) -> nn.Module:
         targets=adapter.targets,
         last_layers=adapter.last_layers,
     )
-
-
-def compute_facts(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Return what makes two computations comparable to the last bit, as far as a recipe decides it."""
-    return {"device": device.type, "dtype": dtype_name(dtype)}

@@ -2,16 +2,12 @@
 
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from tutelage.config import load_recipe
-from tutelage.experiment import Outcome, run_recipe
 
 PEOPLE = ("Anna", "Bert", "Cora", "Dave", "Emma", "Finn")
 CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Paris", "Quito", "Seoul", "Tunis")
@@ -115,23 +111,3 @@ def write_reading_experiment(folder: Path, *, recipe: str = RECIPE) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(recipe.replace("WORKSPACE", str(folder / "runs")), encoding="utf-8")
     return path
-
-
-@dataclass(frozen=True)
-class Finished:
-    recipe: Path
-    outcome: Outcome
-    lines: list[str]
-
-    @property
-    def root(self) -> Path:
-        return self.recipe.parent / "runs" / "tiny"
-
-    def record(self, run_id: str) -> dict[str, Any]:
-        return json.loads((self.root / run_id / "run.json").read_text())
-
-
-def run_reading(recipe: Path, *overrides: str, **options: Any) -> Finished:
-    lines: list[str] = []
-    outcome = run_recipe(load_recipe(recipe, overrides, environment={}), show=lines.append, **options)
-    return Finished(recipe, outcome, lines)

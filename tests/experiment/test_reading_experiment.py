@@ -4,8 +4,8 @@ import json
 from collections import defaultdict
 
 import pytest
-from reading_experiment import RECIPE, Finished, run_reading, write_reading_experiment
-from tiny_experiment import write_reviews
+from reading_experiment import RECIPE, write_reading_experiment
+from tiny_experiment import Finished, run_tiny, write_reviews
 
 from tutelage.config import load_recipe
 from tutelage.data import read_prepared
@@ -45,7 +45,7 @@ class Spy:
 def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         spy = Spy(patch)
-        return run_reading(write_reading_experiment(tmp_path_factory.mktemp("reading"))), spy
+        return run_tiny(write_reading_experiment(tmp_path_factory.mktemp("reading"))), spy
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_the_report_shows_f1_and_exact_match(finished):
 
 
 def test_the_same_command_again_skips_everything(finished):
-    again = run_reading(finished.recipe, until="train")
+    again = run_tiny(finished.recipe, until="train")
     assert not any(line.startswith(("train", "teach", "adapt", "prepare")) for line in again.lines)
     plan = plan_recipe(load_recipe(finished.recipe, environment={}))
     assert {stage.state for stage in plan.stages} == {"finished"}
@@ -138,11 +138,11 @@ def test_rows_can_be_looked_at_with_the_signal_that_is_stored_for_them(finished)
 def test_another_way_to_read_long_contexts_asks_the_teacher_anew_and_keeps_rows_and_adaptation(finished, tmp_path):
     recipe = write_reading_experiment(tmp_path)
     overrides = ("tasks.squad.max_length=28", "methods={B0: {kind: baseline}}")
-    first = run_reading(recipe, *overrides, until="train")
+    first = run_tiny(recipe, *overrides, until="train")
     shortened = first.record("teacher_squad")["metrics"]["test"]["shortened_ratio"]
     assert shortened == 1
     assert any("48 texts were shortened to 28 tokens" in line for line in first.lines)
-    second = run_reading(recipe, *overrides, "tasks.squad.doc_stride=4", until="train")
+    second = run_tiny(recipe, *overrides, "tasks.squad.doc_stride=4", until="train")
     assert second.record("teacher_squad")["metrics"]["test"]["shortened_ratio"] == 0
     assert items_of(second, "teacher_squad").num_windows_B.min() > 1
     made = {line.split()[0] for line in second.lines if line.startswith(("prepare", "adapt", "teach ", "train"))}
@@ -157,7 +157,7 @@ SEARCH = RECIPE.replace("  B0: {kind: baseline}\n  PSEUDO: {kind: pseudo}\n", ""
 
 
 def test_a_search_is_decided_by_the_tasks_metric_and_reads_no_test_question(tmp_path):
-    done = run_reading(write_reading_experiment(tmp_path, recipe=SEARCH), until="trials")
+    done = run_tiny(write_reading_experiment(tmp_path, recipe=SEARCH), until="trials")
     trials = [run.record for run in list_runs(done.root.parent) if run.record["trial"]]
     assert [set(trial["metrics"]) for trial in trials] == [{"validation"}] * 2
     chosen = json.loads((done.root / "best_config.json").read_text())["squad/S1"]["KD1"]
@@ -177,6 +177,6 @@ BOTH = RECIPE.replace("  squad:\n", """\
 def test_tasks_of_both_kinds_learn_in_one_recipe_each_judged_by_its_own_metric(tmp_path):
     recipe = write_reading_experiment(tmp_path, recipe=BOTH)
     write_reviews(tmp_path / "reviews.jsonl", count=60)
-    done = run_reading(recipe, "train.num_train_epochs=1", "methods={B0: {kind: baseline}}", until="train")
+    done = run_tiny(recipe, "train.num_train_epochs=1", "methods={B0: {kind: baseline}}", until="train")
     assert done.record("B0_sentiment_S1_seed1")["primary_metric"] == "accuracy"
     assert done.record("B0_squad_S1_seed1")["primary_metric"] == "f1"

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -103,6 +104,9 @@ class Finished:
     @property
     def root(self) -> Path:
         return self.recipe.parent / "runs" / "tiny"
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        return json.loads((self.root / run_id / "run.json").read_text(encoding="utf-8"))
 
 
 def run_tiny(recipe: Path, *overrides: str, **options) -> Finished:

@@ -1,7 +1,6 @@
 """A full disk is one error, whoever met it (RELIABILITY R5)."""
 
 import errno
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
+from small_disk import mounted_tmpfs
 from tutelage.errors import ConfigError, DiskError
 from tutelage.store import (
     disk_errors,
@@ -27,17 +27,8 @@ TOO_LARGE = np.arange(200_000, dtype=np.float64)  # 1.6 MB
 
 @pytest.fixture
 def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+    with mounted_tmpfs(tmp_path / "disk", size=f"{DISK_KIB}k") as folder:
+        yield folder
 
 
 def write_text(folder: Path) -> None:

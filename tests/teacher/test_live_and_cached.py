@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from signal_bounds import SIDES, TEMPERATURES, Noise, assert_same_record, measure_noise, possible_counts
-from test_sequences import GREEDY, SAMPLED, TOKENIZER, plain, prompts
-from test_sequences import alone as answers_alone
+from tiny_sequences import GREEDY, SAMPLED, TOKENIZER, plain, prompts
+from tiny_sequences import alone as answers_alone
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, batch_of, dense_logprobs, teacher_rows, tiny_llama
 from transformers import LlamaForCausalLM
 

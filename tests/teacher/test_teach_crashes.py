@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +25,7 @@ from whole_teach import (
     what_is_wrong,
 )
 
+from small_disk import mounted_tmpfs
 from tutelage.cache import FinalHiddenColumn, TopKColumn, cache_digest, verify_cache
 from tutelage.cache.layout import INDEX, PAYLOAD, column_folder, shard_folders
 from tutelage.errors import DiskError
@@ -174,17 +174,8 @@ def test_a_full_disk_at_every_passage_of_every_point_is_exit_4_and_the_next_run_
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={MIB}", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+    with mounted_tmpfs(tmp_path / "disk", size=str(MIB)) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("free_kib", [60, 120, 180, 220])

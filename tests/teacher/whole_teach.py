@@ -7,6 +7,7 @@ It dies by SIGKILL, so nothing can tidy up after it.
 import os
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_sequences import END, TOKENIZER
+from tiny_sequences import END, TOKENIZER
 from tiny_teacher import FINGERPRINT, VOCAB_SIZE, teacher_rows
 from transformers import LlamaForCausalLM
 
@@ -146,6 +147,9 @@ def start(action: Callable[[], object], **environment: str) -> int:
         crash._passages.clear()
         action()
         code = 0
+    except BaseException:
+        traceback.print_exc()  # nothing else would say why: os._exit skips pytest's own report
+        raise
     finally:
         os._exit(code)
 

@@ -15,6 +15,7 @@ from tutelage.cache.report import bytes_per_position, covered_mass
 from tutelage.cache.shard import scan_shards
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import DataError
+from tutelage.store import folder_bytes
 
 BY_LOGIT_POSITION = (
     "final_hidden",
@@ -111,7 +112,7 @@ def column_figures(root: Path, teacher: str, column: Column) -> ColumnFigures:
         num_rows=len(indices),
         num_positions=int(indices["num_positions"].sum()),
         num_tokens=int(indices["row_length"].sum(dtype=np.int64)),
-        num_bytes=sum(file.stat().st_size for shard in shards for file in shard.folder.iterdir()),
+        num_bytes=sum(folder_bytes(shard.folder) for shard in shards),
         parts=bytes_per_position(root, teacher, column),
         covered_mass=covered_mass(root, teacher, column) if is_covering else {},  # type: ignore[arg-type]
         num_damaged=len(damaged),
@@ -120,5 +121,4 @@ def column_figures(root: Path, teacher: str, column: Column) -> ColumnFigures:
 
 def head_bytes(cache: TeacherCache) -> int:
     """Count the bytes of the copy of the teacher's head; 0 without one."""
-    folder = head_folder(cache.root, cache.teacher)
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    return folder_bytes(head_folder(cache.root, cache.teacher))

@@ -15,6 +15,7 @@ from tutelage.cache.read import CacheReader
 from tutelage.cache.shard import Shard, scan_shards
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CacheError, CapabilityError
+from tutelage.store import folder_bytes
 
 MIN_COVERED_MASS = 0.5  # DESIGN 4: below it the methods compare tail buckets, not teachers
 MAX_POSITIONS = 65_536  # enough for the mean of a share to +-0.002; keeps the check under a second
@@ -30,7 +31,7 @@ def bytes_per_position(root: Path, teacher: str, column: Column) -> dict[str, fl
     num_positions = sum(int(shard.index["num_positions"].sum()) for shard in shards)
     if not num_positions:
         return {}
-    total = sum(file.stat().st_size for shard in shards for file in shard.folder.iterdir())
+    total = sum(folder_bytes(shard.folder) for shard in shards)
     parts: dict[str, float] = {}
     for shard in shards:
         blocks = (shard.read_row(number)[1] for number in range(len(shard.index)))

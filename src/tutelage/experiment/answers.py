@@ -4,17 +4,16 @@ In: a stored task and one of its rows. Out: ``LabelScores``, ``WrittenAnswers``;
 model is loaded.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tutelage.cache import CacheReader, ClassScoresColumn, column_from_spec
+from tutelage.cache import CacheReader, ClassScoresColumn
 from tutelage.cache.sequences import Answer, SequencesColumn
 from tutelage.experiment.sequences import SPLIT, task_prompts
 from tutelage.experiment.stored import FoundRow, StoredTask
-from tutelage.experiment.teach import FACTS_FILE, teacher_row
+from tutelage.experiment.teach import sequences_column_of, signal_columns_of, teacher_row
 from tutelage.teacher.sequences import read_sequences
 from tutelage.types import TeacherRow
 
@@ -50,8 +49,6 @@ class RowReader:
         """
         assert task.fingerprint is not None, "a task that was not taught has no rows to read"
         self.task, self._fingerprint = task, task.fingerprint
-        path = task.context.folders.taught(task.name) / FACTS_FILE
-        self._facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
 
     def label_scores(self, found: FoundRow) -> LabelScores | None:
         """Read a row's class scores; None for a task without labels of one token each.
@@ -82,16 +79,14 @@ class RowReader:
 
     @cached_property
     def _scores(self) -> CacheReader | None:
-        spec = next((spec for spec in self._facts["columns"] if spec["kind"] == ClassScoresColumn.kind), None)
-        return None if spec is None else CacheReader(self.task.root, self._fingerprint, column_from_spec(spec))
+        for column in signal_columns_of(self.task.facts):
+            if isinstance(column, ClassScoresColumn):
+                return CacheReader(self.task.root, self._fingerprint, column)
+        return None
 
     @cached_property
     def _sequences(self) -> SequencesColumn | None:
-        if "sequences" not in self._facts:
-            return None
-        column = column_from_spec(self._facts["sequences"]["column"])
-        assert isinstance(column, SequencesColumn), column
-        return column
+        return sequences_column_of(self.task.facts)
 
 
 def prompt_rows(task: StoredTask, column: Any, examples: Sequence[Any]) -> list[TeacherRow]:

@@ -3,7 +3,6 @@
 In: a loaded recipe whose final hidden states are stored. Out: points, a recommendation, a table and a figure on disk.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from tutelage.cache import (
     FinalHiddenColumn,
     SampledColumn,
     TopKColumn,
-    column_from_spec,
     read_head,
 )
 from tutelage.config import LoadedRecipe
@@ -30,7 +28,7 @@ from tutelage.experiment.origin import student_source
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context
 from tutelage.experiment.stored import StoredTask, open_stored, require_fingerprints
-from tutelage.experiment.teach import FACTS_FILE
+from tutelage.experiment.teach import signal_columns_of
 from tutelage.models.load import load_config
 from tutelage.models.shrink import choose_layers
 from tutelage.report.figures_frontier import draw_frontier
@@ -121,12 +119,12 @@ def hidden_column(task: StoredTask) -> FinalHiddenColumn:
     Raises:
         DataError: If the recipe does not store them.
     """
-    facts = json.loads((task.context.folders.taught(task.name) / FACTS_FILE).read_text(encoding="utf-8"))
-    for column in map(column_from_spec, facts["columns"]):
+    columns = signal_columns_of(task.facts)
+    for column in columns:
         if isinstance(column, FinalHiddenColumn):
             return column
     raise DataError(
-        f"The signals of {task.context.loaded.path} are {', '.join(spec['kind'] for spec in facts['columns'])}; the "
+        f"The signals of {task.context.loaded.path} are {', '.join(column.kind for column in columns)}; the "
         "frontier compares with `{kind: final_hidden}`. Add it to `signals` and teach again: only it is computed."
     )
 

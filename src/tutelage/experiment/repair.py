@@ -3,12 +3,11 @@
 In: a loaded recipe. Out: the folders that were deleted; a finished teach stage.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tutelage.cache import CacheReader, column_from_spec, verify_cache
+from tutelage.cache import CacheReader, verify_cache
 from tutelage.cache.final_hidden import FinalHiddenColumn
 from tutelage.cache.layout import head_folder
 from tutelage.cache.repair import delete_shards
@@ -19,7 +18,7 @@ from tutelage.experiment.answers import prompt_rows
 from tutelage.experiment.pipeline import run_recipe
 from tutelage.experiment.sequences import SPLIT
 from tutelage.experiment.stored import StoredTask, open_stored, recipe_context, require_fingerprints
-from tutelage.experiment.teach import FACTS_FILE, teacher_row
+from tutelage.experiment.teach import sequences_column_of, signal_columns_of, teacher_row
 
 
 def repair_recipe(loaded: LoadedRecipe, *, show: Callable[[str], None], command: str) -> list[Path]:
@@ -66,16 +65,14 @@ def missing_rows(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> dict[s
 def first_missing(task: StoredTask) -> str | None:
     """Look every row of a taught task up in every column that its stage stored; None when all are there."""
     assert task.fingerprint is not None, "the caller checks that the task was taught"
-    facts = json.loads((task.context.folders.taught(task.name) / FACTS_FILE).read_text(encoding="utf-8"))
     rows = [teacher_row(found.row) for found in task.rows]
     try:
-        for column in map(column_from_spec, facts["columns"]):
+        for column in signal_columns_of(task.facts):
             reader = CacheReader(task.root, task.fingerprint, column)
             reader.digest([row.key for row in rows], [column.positions_of(row) for row in rows])
             if isinstance(column, FinalHiddenColumn) and not has_head(task.root, task.fingerprint):
                 return f"{head_folder(task.root, task.fingerprint)} is missing or damaged."
-        if "sequences" in facts:
-            column = column_from_spec(facts["sequences"]["column"])
+        if (column := sequences_column_of(task.facts)) is not None:
             prompts = prompt_rows(task, column, task.data.prepared.splits[SPLIT])
             reader = CacheReader(task.root, task.fingerprint, column)
             reader.digest([row.key for row in prompts], [column.positions_of(row) for row in prompts])

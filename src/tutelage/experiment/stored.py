@@ -3,7 +3,6 @@
 In: a loaded recipe. Out: ``StoredTask``s, rows found by name, the caches of the recipe's teacher.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from tutelage.experiment.adapt import adapt_key, teacher_identity
 from tutelage.experiment.identity import Folders
 from tutelage.experiment.prepare import prepare_key
 from tutelage.experiment.stage import Context, finished
-from tutelage.experiment.teach import FACTS_FILE, TRAINED_SPLITS, splits_to_teach, teach_key
+from tutelage.experiment.teach import TRAINED_SPLITS, read_facts, splits_to_teach, teach_key
 from tutelage.store import Manifest
 
 HEX_PREFIX = re.compile(r"[0-9a-fA-F]{4,32}")  # shorter ones would be found by chance
@@ -48,6 +47,11 @@ class StoredTask:
     def tokenizer(self) -> Any:
         """The teacher's tokenizer."""
         return self.data.tokenizer
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the teach stage recorded; only of a task that was taught."""
+        return read_facts(self.context.folders.taught(self.name))
 
     @property
     def root(self) -> Path:
@@ -118,7 +122,7 @@ def task_fingerprint(context: Context, task: str) -> str | None:
     teacher = _teacher(context)
     if prepared is None or teacher is None or finished(folder, teach_key(context, task, prepared, teacher)) is None:
         return None
-    return json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["fingerprint"]
+    return read_facts(folder)["fingerprint"]
 
 
 def require_fingerprints(context: Context) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Taught:
     @property
     def facts(self) -> dict[str, Any]:
         """Fingerprint, columns, counts."""
-        return json.loads((self.folder / FACTS_FILE).read_text(encoding="utf-8"))
+        return read_facts(self.folder)
 
     def column(self, kind: str, temperatures: Sequence[float] = (1.0,)) -> Any:
         """Return the column that this stage stored for a signal of the recipe.
@@ -47,9 +47,9 @@ class Taught:
         Raises:
             CapabilityError: If nothing of that kind was stored, as with class scores of labels of several tokens.
         """
-        from tutelage.cache import SampledColumn, TopKColumn, column_from_spec
+        from tutelage.cache import SampledColumn, TopKColumn
 
-        own = [column_from_spec(spec) for spec in self.facts["columns"] if spec["kind"] == kind]
+        own = [column for column in signal_columns_of(self.facts) if column.kind == kind]
         if not own:
             held = ", ".join(sorted({spec["kind"] for spec in self.facts["columns"]})) or "nothing"
             raise CapabilityError(
@@ -64,6 +64,25 @@ class Taught:
     def class_scores(self, split: str) -> np.ndarray:
         """Return the teacher's log-probability of each label, float64 [B, C], in the order of the split."""
         return np.load(self.folder / f"scores_{split}.npy", allow_pickle=False)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read what a finished stage recorded: fingerprint, columns, counts."""
+    return json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+
+
+def signal_columns_of(facts: Mapping[str, Any]) -> list[Any]:
+    """Return the columns that the stage filled in the teacher's one pass."""
+    from tutelage.cache import column_from_spec
+
+    return [column_from_spec(spec) for spec in facts["columns"]]
+
+
+def sequences_column_of(facts: Mapping[str, Any]) -> Any | None:
+    """Return the column of the teacher's written answers, if it was asked for any."""
+    from tutelage.cache import column_from_spec
+
+    return column_from_spec(facts["sequences"]["column"]) if "sequences" in facts else None
 
 
 def teach_key(context: Context, task_name: str, prepared: Manifest, teacher: str) -> str:
@@ -139,20 +158,19 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
 
 def shards_of(context: Context, facts: Mapping[str, Any]) -> list[str]:
     """List the cache's folders that can answer for what was taught, by their path inside the cache."""
-    from tutelage.cache import column_from_spec
     from tutelage.cache.layout import head_folder, shard_folders
     from tutelage.cache.read import serving_folders
 
     root, fingerprint = context.folders.cache, facts["fingerprint"]
-    specs = [*facts["columns"], *([facts["sequences"]["column"]] if "sequences" in facts else [])]
-    columns = [column_from_spec(spec) for spec in specs]
+    columns = [*signal_columns_of(facts), sequences_column_of(facts)]
     shards = {
         shard
         for column in columns
+        if column is not None
         for folder in serving_folders(root, fingerprint, column)
         for shard in shard_folders(folder)
     }
-    heads = [head_folder(root, fingerprint)] if any(spec["kind"] == "final_hidden" for spec in specs) else []
+    heads = [head_folder(root, fingerprint)] if any(spec["kind"] == "final_hidden" for spec in facts["columns"]) else []
     return sorted(path.relative_to(root).as_posix() for path in [*shards, *heads])
 
 

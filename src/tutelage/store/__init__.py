@@ -3,7 +3,7 @@
 from tutelage.store.commit import new_artifact, write_file, write_json
 from tutelage.store.crash import crash_point
 from tutelage.store.digest import file_sha256, files_digest, value_digest
-from tutelage.store.disk import disk_errors, make_folder, require_free_space, sync_folder
+from tutelage.store.disk import disk_errors, folder_bytes, make_folder, require_free_space, sync_folder
 from tutelage.store.lock import folder_lock
 from tutelage.store.manifest import MANIFEST, Manifest, read_manifest, to_json, verify_artifact
 from tutelage.store.names import safe_name
@@ -16,6 +16,7 @@ __all__ = [
     "disk_errors",
     "file_sha256",
     "files_digest",
+    "folder_bytes",
     "folder_lock",
     "make_folder",
     "new_artifact",

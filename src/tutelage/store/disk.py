@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield everything below a folder; what other processes take away meanwhile is passed over.
+
+    ``Path.rglob`` raises instead when a folder vanishes between being listed and being entered.
+    """
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Add up the sizes of the files below a folder, links left out."""
+    total = 0
+    for path in walk(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 @contextlib.contextmanager

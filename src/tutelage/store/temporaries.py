@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tutelage.store.disk import remove, sync_folder
+from tutelage.store.disk import remove, sync_folder, walk
 from tutelage.store.manifest import read_manifest
 
 TEMPORARY = re.compile(r"(?P<name>.+)\.tmp\.(?P<pid>\d+)\.((?P<host>[0-9a-f]{6})-)?[0-9a-f]+(?P<aside>\.aside)?")
@@ -45,7 +45,7 @@ def sweep_temporaries(folder: Path) -> int:
     swept = 0
     if not folder.is_dir():
         return 0
-    for path in sorted(folder.rglob("*.tmp.*")):
+    for path in sorted(walk(folder)):
         match = TEMPORARY.fullmatch(path.name)
         if match is None or not _owner_is_dead(path, int(match["pid"]), match["host"]):
             continue

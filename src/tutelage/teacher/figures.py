@@ -12,6 +12,7 @@ from tutelage.cache.layout import column_folder
 from tutelage.cache.read import CacheReader
 from tutelage.cache.report import bytes_per_position, covered_mass
 from tutelage.cache.topk import TopKColumn
+from tutelage.store import folder_bytes
 from tutelage.teacher.passes import TeacherPass
 from tutelage.teacher.plan import narrow_rows, planned_rows
 from tutelage.types import TeacherRow
@@ -54,7 +55,7 @@ def make_report(
         num_positions=sum(len(row.positions) for row in merged),
         computed=passes.num_computed,
         reused=len(merged) - passes.num_computed,
-        bytes=sum(file.stat().st_size for path in folders for file in path.rglob("*") if file.is_file()),
+        bytes=sum(map(folder_bytes, folders)),
         seconds=seconds,
         tokens_per_second=passes.tokens_per_second,
         bytes_per_position={column.name: bytes_per_position(root, fingerprint, column) for column in columns},

@@ -24,7 +24,7 @@ from tutelage.data.prompts import opening_ids, plain_ids
 from tutelage.models.chat import Message, Stops, chat_ids, template_digest
 from tutelage.models.generate import Decoding, generate_batch
 from tutelage.models.head import find_head
-from tutelage.store import require_free_space, sweep_temporaries
+from tutelage.store import folder_bytes, require_free_space, sweep_temporaries
 from tutelage.teacher.claims import Claims
 from tutelage.teacher.figures import rows_digest
 from tutelage.teacher.passes import PartsByKey, Progress, keep_by_row
@@ -178,7 +178,7 @@ def generate_sequences(
         num_tokens=scribe.num_tokens,
         seconds=time.monotonic() - began,
         tokens_per_second=scribe.tokens_per_second,
-        bytes=sum(file.stat().st_size for file in writer.folder.rglob("*") if file.is_file()),
+        bytes=folder_bytes(writer.folder),
         digest=rows_digest(prompts, column, root, fingerprint),
         repaired=tuple(str(path.relative_to(root)) for path in repaired),
     )
