@@ -1,6 +1,6 @@
-"""Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``.
+"""Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``, or ``conformance [--json] [--write]``.
 
-In: ids. Out: one record per row, ``{id, ratio, target, better, met, details}``.
+In: ids. Out: one record per row, ``{id, ratio, target, better, met, details}``; the conformance table is a page.
 """
 
 import argparse
@@ -10,25 +10,35 @@ from benchmarks.cache_read import measure as cache_read
 from benchmarks.cache_read import measure_hidden as hidden_read
 from benchmarks.cache_size import measure as cache_size
 from benchmarks.cache_write import measure as cache_write
+from benchmarks.conformance import publish as publish_conformance
 from benchmarks.gradient_fidelity import measure as gradient_fidelity
 from benchmarks.head_loss import measure as head_loss
+from benchmarks.head_memory import measure as head_memory
 
 BENCHMARKS = {
     "B1": head_loss,
+    "B2": head_memory,
     "B3": cache_size,
     "B4": cache_read,
     "B5": cache_write,
     "B6": gradient_fidelity,
     "B10": hidden_read,
 }
+CONFORMANCE = "conformance"
 
 
 def main() -> None:
     """Run the chosen benchmarks, by default all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("ids", nargs="*", metavar="ID", help=f"out of {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help=f"out of {', '.join(BENCHMARKS)}; default all; or {CONFORMANCE} alone"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--write", action="store_true", help="conformance only: write the page under docs/")
     arguments = parser.parse_args()
+    if arguments.ids == [CONFORMANCE]:
+        publish_conformance(as_json=arguments.json, write=arguments.write)
+        return
     unknown = [name for name in arguments.ids if name not in BENCHMARKS]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}, expected one of {', '.join(BENCHMARKS)}")

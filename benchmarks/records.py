@@ -39,12 +39,12 @@ class Turns:
     processor: dict[str, list[float]]
 
 
-def clock_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS) -> Turns:
-    """Time each call once a round, forwards and backwards in turns, after one untimed call each.
+def clock_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS, warm: bool = True) -> Turns:
+    """Time each call once a round, forwards and backwards in turns, after one untimed call each where ``warm``.
 
     Processor time leaves out the other processes of a busy machine, and waiting for a disk.
     """
-    for call in calls.values():
+    for call in calls.values() if warm else ():
         call()
     turns = Turns({name: [] for name in calls}, {name: [] for name in calls})
     for number in range(rounds):

@@ -3,6 +3,7 @@
 In: config records. Out: tasks, loss terms, training options, models ready to train.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.cache import Column
-from tutelage.config import Recipe, TeacherLoss, expand_losses
+from tutelage.config import Method, Recipe, Relation, TeacherLoss, expand_losses, state_weights
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
 from tutelage.config.tasks import Classification, Reading
+from tutelage.config.texts import Text
 from tutelage.config.training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, Train
 from tutelage.data.reading import ReadingTask
 from tutelage.data.task import ClassificationTask
+from tutelage.data.text_pools import TextCuts, TextPart
+from tutelage.data.texts import TextTask
 from tutelage.errors import CapabilityError
 from tutelage.models.adapter import attach_lora, prepare_full
 from tutelage.models.chat import Stops, find_stops
@@ -29,12 +33,28 @@ from tutelage.models.shrink import decoder_layers, drop_layers
 from tutelage.models.source import ModelSource, resolve_model
 from tutelage.teacher.signals import build_column
 from tutelage.train.options import TrainOptions
-from tutelage.types import LossTerm
+from tutelage.types import LossTerm, StateTerm
 
 
 def reading_task(name: str, section: Reading) -> ReadingTask:
     """Return the reading task that a recipe describes."""
     return ReadingTask(name=name, template=section.template)
+
+
+def text_task(name: str, section: Text) -> TextTask:
+    """Return the text task that a recipe describes."""
+    return TextTask(name=name, template=section.template)
+
+
+def text_parts(section: Text) -> list[TextPart]:
+    """Return a text task's sources."""
+    return [TextPart(**part.model_dump()) for part in section.data.parts]
+
+
+def text_cuts(section: Text, *, adapt_rows: int) -> TextCuts:
+    """Return how a text task's rows are divided."""
+    names = ("rows", "limit", "validation_rows", "test_rows", "seed", "repeat")
+    return TextCuts(adapt_rows=adapt_rows, **{name: getattr(section.data, name) for name in names})
 
 
 def classification_task(name: str, section: Classification) -> ClassificationTask:
@@ -63,17 +83,37 @@ def loss_terms(method: Any) -> list[LossTerm]:
     ]
 
 
+def state_terms(method: Method, pairs: tuple[tuple[int, int], ...]) -> list[StateTerm]:
+    """Return a method's losses of hidden states, over pairs of (student layer, teacher layer)."""
+    terms = [StateTerm(kind, weight, pairs) for kind, weight in state_weights(method).items()]
+    if not isinstance(method, Relation):
+        return terms
+    settings = {
+        "relation_distance": {"per_sample": method.pairs_per_sample},
+        "relation_angle": {"form": method.angle, "per_sample": method.triplets_per_sample},
+    }
+    return [replace(term, **settings[term.kind]) for term in terms]
+
+
 def signal_temperatures(method: Any) -> list[float]:
     """Return the temperatures at which a method reads the teacher."""
     return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, TeacherLoss)})
 
 
-def train_options(train: Train, changes: Train, student: Student, *, seed: int, bf16: bool) -> TrainOptions:
+def train_options(
+    train: Train, changes: Train, student: Student, *, seed: int, bf16: bool, group_rows: int | None = None
+) -> TrainOptions:
     """Lay a method's changes over the recipe's ``train`` and fill the defaults that depend on the student."""
     values = {**train.model_dump(exclude={"device"}), **changes.model_dump(exclude={"device"})}
     if values["learning_rate"] is None:
         values["learning_rate"] = LORA_LEARNING_RATE if student.adapter.kind == "lora" else FULL_LEARNING_RATE
-    return TrainOptions(**values, seed=seed, bf16=bf16, gradient_checkpointing=student.gradient_checkpointing)
+    return TrainOptions(
+        **values,
+        seed=seed,
+        bf16=bf16,
+        gradient_checkpointing=student.gradient_checkpointing,
+        group_rows=group_rows,
+    )
 
 
 def adapt_options(adapt: Adapt, *, bf16: bool) -> TrainOptions:
@@ -117,14 +157,14 @@ def columns_of_signal(model: nn.Module, signal: Signal) -> list[Column]:
     match signal:
         case HiddenSignal():
             subset = partial(build, token_subset_ratio=signal.token_subset_ratio, seed=signal.seed)
-            return [subset(layer=layer) for layer in signal_layers(model, signal)]
+            return [subset(layer=layer) for layer in layer_numbers(signal, len(decoder_layers(model)))]
         case PooledSignal():
-            return [build(layer=layer) for layer in signal_layers(model, signal)]
+            return [build(layer=layer) for layer in layer_numbers(signal, len(decoder_layers(model)))]
     return [build()]
 
 
-def signal_layers(model: nn.Module, signal: HiddenSignal | PooledSignal) -> tuple[int, ...]:
-    """Return the layer numbers of a signal: as listed, or the multiples of its stride up to the last layer.
+def layer_numbers(signal: HiddenSignal | PooledSignal, num_layers: int) -> tuple[int, ...]:
+    """Return the layer numbers of a signal: as listed, or the multiples of its stride up to the teacher's last layer.
 
     Raises:
         CapabilityError: If the stride is larger than the number of layers.
@@ -132,7 +172,6 @@ def signal_layers(model: nn.Module, signal: HiddenSignal | PooledSignal) -> tupl
     if signal.layers is not None:
         return signal.layers
     assert signal.stride is not None, "the recipe gives one of both"
-    num_layers = len(decoder_layers(model))
     layers = tuple(range(signal.stride, num_layers + 1, signal.stride))
     if not layers:
         raise CapabilityError(

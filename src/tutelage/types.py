@@ -80,6 +80,8 @@ class Batch:
     teacher_rows: list[TeacherRow]  # the same rows as the teacher reads them, with the positions that the N come from
     item_keys: list[str]
     num_tokens: int  # real tokens, padding not counted
+    group_sizes: tuple[int, ...] = ()  # of adjacent rows that are compared with each other; none without groups
+    group_seeds: tuple[int, ...] = ()  # for what is drawn within each
 
     @property
     def num_targets(self) -> int:
@@ -107,6 +109,26 @@ class LossTerm:
     temperature: float = 1.0
     beta: float | None = None
     skew: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How logs and reports call this term."""
+        return self.kind
+
+
+@dataclass(frozen=True)
+class StateTerm:
+    """One summand over hidden states: ``weight`` times the mean over ``pairs`` of ``STATE_LOSSES[kind]``.
+
+    ``pairs`` are (student layer, teacher layer); a loss over pooled vectors has one. ``form`` belongs to
+    ``relation_angle`` and ``per_sample``, how many partners are drawn (0: all), to both relation losses.
+    """
+
+    kind: str  # a key of losses.STATE_LOSSES
+    weight: float
+    pairs: tuple[tuple[int, int], ...]
+    form: str = "rkd"
+    per_sample: int = 0
 
     @property
     def name(self) -> str:
@@ -218,3 +240,12 @@ class Pooled:
 
 
 TeacherSignal = DenseLogits | TopK | FinalHidden | ClassScores | Sampled | HiddenStates | Pooled
+
+
+@dataclass(frozen=True)
+class TeacherSignals:
+    """All that is said about one batch: at most one distribution per target, hidden states by teacher layer."""
+
+    distribution: DenseLogits | TopK | FinalHidden | ClassScores | Sampled | None = None
+    hidden: dict[int, HiddenStates] = field(default_factory=dict)
+    pooled: dict[int, Pooled] = field(default_factory=dict)

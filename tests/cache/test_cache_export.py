@@ -107,5 +107,5 @@ def test_a_damaged_shard_stops_the_export_and_leaves_no_half_file(filled: Filled
 
 
 def test_an_empty_cache_has_nothing_to_export(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing to export"):
+    with pytest.raises(CacheError, match="nothing to export"):
         export_cache(tmp_path, TEACHER, tmp_path / "out")

@@ -106,7 +106,7 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
         (
             "tasks.urgency.kind=summary",
             "tasks.urgency",
-            "kind 'summary' is not known; expected one of classification, reading",
+            "kind 'summary' is not known; expected one of classification, reading, text",
         ),
         ("tasks.urgency.template=Answer:", "tasks.urgency.template",
          "names the text 0 times; expected {body} or {text} exactly once"),
@@ -124,7 +124,8 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
          "no value stands for high; every class needs one"),
         ("methods.KD1.alpha=1", "methods.KD1.alpha", "found 1, expected a number below 1"),
         ("methods.KD1.kind=logits", "methods.KD1", "kind 'logits' is not known; did you mean logit?"),
-        ("methods.KD1={}", "methods.KD1", "has no kind; expected kind: baseline, pseudo, logit, custom"),
+        ("methods.KD1={}", "methods.KD1",
+         "has no kind; expected kind: baseline, pseudo, logit, feature, relation, sequence, custom"),
         ("methods.KD1.alfa=0.1", "methods.KD1.alfa", "unknown key; did you mean alpha?"),
         ("methods.KD1={signal: final_hidden, losses: [{kind: forward_kl, temprature: 1}]}",
          "methods.KD1.losses.0.temprature", "unknown key; did you mean temperature?"),

@@ -191,8 +191,8 @@ def test_paths_start_at_the_folder_of_the_recipe(tmp_path):
 
 def test_every_training_option_can_be_set_and_no_other():
     options = pytest.importorskip("tutelage.train.options")
-    # decided elsewhere in a recipe: seeds, a student's dtype and checkpointing; saved weights are not a choice
-    elsewhere = {"seed", "bf16", "gradient_checkpointing", "save_weights"}
+    # decided elsewhere: seeds, a student's dtype and checkpointing, a method's groups; saved weights are not a choice
+    elsewhere = {"seed", "bf16", "gradient_checkpointing", "group_rows", "save_weights"}
     names = {field.name for field in dataclasses.fields(options.TrainOptions)}
 
     assert set(Train.model_fields) - {"device"} == names - elsewhere

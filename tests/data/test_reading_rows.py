@@ -47,14 +47,6 @@ def test_answer_is_not_doubled(tokenizer):
     assert tokenizer.decode(row.ids).count("Answer:") == 1
 
 
-def test_other_answers_take_the_place_of_the_gold_one_and_an_empty_one_is_left_out(tokenizer):
-    asked = [question("Ann rules.", "Ann", key=str(number)) for number in range(3)]
-    made = rows_of(tokenizer, asked, answers=["  Bee ", " ", "rules"])
-    assert [targets(tokenizer, row) for row in made.rows] == [" Bee<end>", " rules<end>"]
-    assert [row.item_key for row in made.rows] == ["0", "2"]
-    assert made.left_out == {"empty_answer": 1}
-
-
 def test_an_answer_longer_than_allowed_is_left_out_and_never_cut(tokenizer):
     asked = [question("abcde fghi", "abcd"), question("abcde fghi", "abcde")]
     made = rows_of(tokenizer, asked, max_answer_length=5)  # a byte is a token; the blank is one

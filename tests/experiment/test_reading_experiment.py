@@ -2,17 +2,20 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from reading_experiment import RECIPE, write_reading_experiment
 from tiny_experiment import Finished, run_tiny, write_reviews
 
 from tutelage.config import load_recipe
 from tutelage.data import read_prepared
-from tutelage.evaluate import answer_metrics, read_answer_items
+from tutelage.evaluate import answer_metrics, read_answer_items, write_answer_items
 from tutelage.experiment import list_runs, plan_recipe
 from tutelage.experiment.reading import ReadingKind
 from tutelage.experiment.stored import choose_rows, open_stored
+from tutelage.experiment.teach import Taught
 from tutelage.train.loop import train
 
 B0, PSEUDO, KD1 = "B0_squad_S1_seed1", "PSEUDO_squad_S1_seed1", "KD1_squad_S1_T2_a0.3_seed1"
@@ -110,6 +113,16 @@ def test_gold_rows_hold_gold_answers_and_pseudo_rows_what_the_teacher_wrote(done
         key: f"{text} <end>" for key, text in zip(taught.item_keys, taught.predictions, strict=True)
     }
     assert learnt["PSEUDO"] != learnt["B0"], "a teacher that is always right would prove nothing"
+
+
+def test_a_pseudo_label_that_was_cut_has_no_end_to_learn(finished, tmp_path):
+    stored = open_stored(load_recipe(finished.recipe, environment={}), show=print)[0]
+    answers = read_answer_items(finished.root / "teach" / "squad" / "answers_train.parquet")
+    is_cut = np.arange(len(answers.cut_B)) % 2 == 0
+    write_answer_items(tmp_path / "answers_train.parquet", replace(answers, cut_B=is_cut))
+    rows = stored.data.pseudo_rows(Taught(tmp_path, "digest"))
+    ended = [stored.tokenizer.decode(row.ids).endswith("<end>") for row in rows]
+    assert ended == (~is_cut).tolist()
 
 
 def test_the_report_shows_f1_and_exact_match(finished):

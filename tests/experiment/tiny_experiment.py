@@ -86,6 +86,12 @@ train: {learning_rate: 3e-3, num_train_epochs: 1, per_device_train_batch_size: 1
 """
 
 
+def recipe_with(methods: str, signals: str) -> str:
+    """Return the tiny recipe with other methods, one a line, and other signals."""
+    head, rest = RECIPE.split("signals:")
+    return head + signals + "\nmethods:\n" + methods + "train:" + rest.split("train:")[1]
+
+
 def write_experiment(folder: Path, *, recipe: str = RECIPE) -> Path:
     """Write model, rows and recipe into ``folder``; return the recipe's path."""
     write_tiny_model(folder / "model")

@@ -230,16 +230,17 @@ def test_the_fused_path_holds_tiles_of_a_chunk_and_never_all_positions(monkeypat
     head_losses(case.hidden, case.head, case.labels, case.signal(), terms=terms, fused=True, chunk=4)
     assert sizes
     assert max(shape[0] for shape in sizes) <= 4
-    assert len(sizes) <= 4  # logits, gradient, teacher, scratch: once each, not once per chunk
+    assert len(sizes) <= 5  # both products; blocks of gradient, teacher, scratch: once each, not once per chunk
 
 
 @pytest.mark.parametrize("block_bytes", [1, 400])
-@pytest.mark.parametrize("divergence", [name for name in TEACHER_DIVERGENCES if name != "forward_kl"])
-def test_the_number_of_rows_at_once_changes_nothing(monkeypatch, divergence, block_bytes):
-    case = make_case(("live", "dense", divergence))
+@pytest.mark.parametrize("divergence", TEACHER_DIVERGENCES)
+@pytest.mark.parametrize("signal", ["final_hidden", "topk", "class_scores"])
+def test_the_number_of_rows_at_once_changes_nothing(monkeypatch, signal, divergence, block_bytes):
+    case = make_case(("cached", signal, divergence))
     terms = [GOLD, *case.terms()]
     expected, expected_grads = gradients(case, PATHS["fused"], case.signal(), terms)
-    monkeypatch.setattr("tutelage.losses.closed_form._CPU_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("tutelage.losses.tiles.CPU_BLOCK_BYTES", block_bytes)
     total, grads = gradients(case, PATHS["fused"], case.signal(), terms)
     assert_close(total, expected, rtol=1e-12, atol=0)
     assert_close(grads[0], expected_grads[0], rtol=1e-12, atol=1e-14)

@@ -1,4 +1,7 @@
-"""A loss is complete when it has an oracle, a capability, a closed form, a section in recipes and a page."""
+"""A loss is complete when it has an oracle, a capability, a closed form, a section in recipes and a page.
+
+One over hidden states has no closed form; its capability is what its conformance tests are made of.
+"""
 
 import ast
 import re
@@ -7,9 +10,12 @@ from typing import get_args
 
 import pytest
 from loss_oracles import ORACLES
+from state_cases import make_state_case
+from state_oracles import STATE_ORACLES
+from test_state_conformance import HELD
 
-from tutelage.config.methods import LossSection
-from tutelage.losses import CAPABILITIES, LOSSES
+from tutelage.config.methods import Feature, LossSection, Relation
+from tutelage.losses import CAPABILITIES, LOSSES, STATE_CAPABILITIES, STATE_LOSSES
 from tutelage.losses.forms import FORMS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,6 +85,70 @@ def test_a_loss_that_was_only_registered_is_named_with_all_that_it_lacks():
 )  # fmt: skip
 def test_each_thing_that_is_missing_is_named(changes, missing):
     assert missing_parts(**found_here(**changes)) == missing
+
+
+RELATION_WEIGHTS = {"relation_distance": "lambda_dist", "relation_angle": "lambda_angle"}
+
+
+def state_sections() -> set[str]:
+    """The losses over hidden states that a recipe's methods can ask for."""
+    hidden = {f"hidden_{name}" for name in get_args(Feature.model_fields["loss"].annotation)}
+    return hidden | {name for name, weight in RELATION_WEIGHTS.items() if weight in Relation.model_fields}
+
+
+def missing_state_parts(losses, *, capabilities, oracles, tests, sections, pages) -> list[str]:
+    """Say what a loss over hidden states lacks, and what there is without a loss."""
+    missing = []
+    for name, found in (
+        ("capability", {key[2] for key in capabilities}),
+        ("oracle", oracles),
+        ("conformance tests", tests),
+        ("section", sections),
+        ("page", pages),
+    ):
+        missing += [f"{name} of {loss}" for loss in losses if loss not in found]
+    known = {key[2] for key in capabilities} | set(oracles) | set(sections)
+    return missing + [f"loss {name}" for name in sorted(known) if name not in losses]
+
+
+def state_parts_here(**changes) -> dict:
+    here = {"losses": STATE_LOSSES, "capabilities": STATE_CAPABILITIES, "oracles": STATE_ORACLES,
+            "tests": {name for name, _, _ in HELD}, "sections": state_sections(), "pages": pages_of(PAGES)}  # fmt: skip
+    return {**here, **changes}
+
+
+def test_every_loss_over_hidden_states_is_complete():
+    assert missing_state_parts(**state_parts_here()) == []
+    for name in STATE_LOSSES:
+        assert make_state_case(name).name == name
+
+
+def test_a_state_loss_that_was_only_registered_is_named_with_all_that_it_lacks():
+    assert missing_state_parts(**state_parts_here(losses={**STATE_LOSSES, "hidden_huber": None})) == [
+        "capability of hidden_huber",
+        "oracle of hidden_huber",
+        "conformance tests of hidden_huber",
+        "section of hidden_huber",
+        "page of hidden_huber",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("capabilities", "capability of hidden_cosine"),
+        ("oracles", "oracle of hidden_cosine"),
+        ("tests", "conformance tests of hidden_cosine"),
+        ("sections", "section of hidden_cosine"),
+        ("pages", "page of hidden_cosine"),
+        ("losses", "loss hidden_cosine"),
+    ],
+)
+def test_each_thing_that_a_state_loss_lacks_is_named(part, missing):
+    whole = state_parts_here()[part]
+    without = {key for key in whole if "hidden_cosine" not in (key, key[2])}  # a name, or (source, signal, name)
+    changed = {key: whole[key] for key in whole if key in without} if isinstance(whole, dict) else without
+    assert missing_state_parts(**state_parts_here(**{part: changed})) == [missing]
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)

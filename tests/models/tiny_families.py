@@ -12,19 +12,30 @@ from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
     CohereConfig,
+    DiffLlamaConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    GptOssConfig,
     GraniteConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Olmo3Config,
     OlmoConfig,
+    OlmoeConfig,
+    OPTConfig,
+    PhiConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RecurrentGemmaConfig,
     SmolLM3Config,
 )
 
@@ -53,12 +64,26 @@ SOFTCAPPED: dict[str, Any] = GEMMA | {
     "query_pre_attn_scalar": 8,
 }
 GRANITE: dict[str, Any] = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+HYBRID: dict[str, Any] = {
+    "mamba_d_state": 4,
+    "use_mamba_kernels": False,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "num_experts": 2,
+}
+WAVES = ["conv", "full_attention", "conv", "full_attention"]
+LOCAL = {"attention_types": [[["global", "local"], 2]], "window_size": 4, "num_layers": 4, "num_heads": 4}
 SLIDING_TOP = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
 
+# Pass every proof, each alike.
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SMALL, tie_word_embeddings=True),
     "llama_untied": lambda: LlamaConfig(**SMALL, tie_word_embeddings=False, attention_bias=True),
     "mistral_sliding": lambda: MistralConfig(**SMALL, sliding_window=4),
+    "qwen2": lambda: Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen2_half_sliding": lambda: Qwen2Config(**SMALL, **SLIDING_TOP),
     "qwen3": lambda: Qwen3Config(**SMALL, head_dim=8),
     "gemma": lambda: GemmaConfig(**GEMMA),
@@ -71,13 +96,36 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "cohere": lambda: CohereConfig(**SMALL, logit_scale=0.25),
     "cohere2": lambda: Cohere2Config(**SMALL, logit_scale=0.25, sliding_window=4),
     "smollm3": lambda: SmolLM3Config(**SMALL),
+    "phi": lambda: PhiConfig(**SMALL),  # the head has a bias, layers run attention and MLP side by side
+    "gpt2": lambda: GPT2Config(**SMALL, n_embd=32, n_layer=4, n_head=4, n_inner=48, n_positions=64),
 }
+# Sums depend, by rounding, on the other tokens that are routed to an expert.
+WITH_EXPERTS: dict[str, Callable[[], Any]] = {
+    "mixtral": lambda: MixtralConfig(**SMALL, **EXPERTS),
+    "olmoe": lambda: OlmoeConfig(**SMALL, **EXPERTS),
+}
+# Documents that lie one behind another read each other, whatever `position_ids` say.
+NOT_PACKED: dict[str, Callable[[], Any]] = {
+    "opt": lambda: OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3),
+    "gpt_oss": lambda: GptOssConfig(**SMALL, **EXPERTS, head_dim=8, sliding_window=4),
+    "lfm2": lambda: Lfm2Config(**SMALL, layer_types=WAVES),
+    "recurrent_gemma": lambda: RecurrentGemmaConfig(
+        **GEMMA, lru_width=32, attention_window_size=4, block_types=["recurrent", "attention"]
+    ),
+}
+# A layer is made by its number: some cannot go without making another model of the rest.
+MADE_BY_NUMBER: dict[str, Callable[[], Any]] = {
+    "diffllama": lambda: DiffLlamaConfig(**SMALL),
+    "gpt_neo": lambda: GPTNeoConfig(**LOCAL, vocab_size=VOCAB, hidden_size=32, max_position_embeddings=64),
+    "jamba": lambda: JambaConfig(**SMALL, **HYBRID),
+}
+EVERY_FAMILY = {**FAMILIES, **WITH_EXPERTS, **NOT_PACKED, **MADE_BY_NUMBER}
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Build a random model of a family; ``changes`` overwrite its config."""
     torch.manual_seed(seed)
-    config = FAMILIES[family]()
+    config = EVERY_FAMILY[family]()
     for name, value in changes.items():
         setattr(config, name, value)
     return AutoModelForCausalLM.from_config(config).eval()

@@ -26,14 +26,15 @@ def main(path):
         optimizer=prepared_optimizer,
         parameters=learner.parameters,
         rows=rows,
-        teacher=DoubleTeacher(),
+        teachers=(DoubleTeacher(),),
+        units=module.units,
         device=torch.device("cpu"),
         pad_id=PAD,
         packed=False,
         max_grad_norm=1.0,
     )
-    sums = stepper.run(cut(rows, (2, 3, 1, 1, 1)), number=1)  # five micro-batches: one rank gets an empty one
-    numbers = torch.tensor([sums.objective_nats, sums.grad_norm, *sums.parts_nats.values()], dtype=torch.float64)
+    means = stepper.run(cut(rows, (2, 3, 1, 1, 1)), number=1)  # five micro-batches: one rank gets an empty one
+    numbers = torch.tensor([means.objective, means.grad_norm, *means.parts.values()], dtype=torch.float64)
     if accelerator.is_main_process:
         weights = {name: p.detach().contiguous() for name, p in learner.parameters.items()}
         save_file({**weights, "numbers": numbers, "world": torch.tensor(accelerator.num_processes)}, path)

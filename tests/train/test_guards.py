@@ -94,13 +94,13 @@ def test_a_loss_that_is_not_finite_stops_the_whole_step(tmp_path, watch, bad, se
     module = DistillationModule(tiny_student(), CE_TERMS)
     forward, rows_seen = module.forward, []
 
-    def poisoned(batch, signal):
-        losses = forward(batch, signal)
+    def poisoned(batch, signals):
+        losses = forward(batch, signals)["targets"]
         rows_seen.extend(batch.item_keys)
         if len(rows_seen) == BAD_STEP * 4:  # the last micro-batch of the third step
             total = losses.objective.total * bad
-            return dataclasses.replace(losses, objective=dataclasses.replace(losses.objective, total=total))
-        return losses
+            losses = dataclasses.replace(losses, objective=dataclasses.replace(losses.objective, total=total))
+        return {"targets": losses}
 
     module.forward = poisoned
     with pytest.raises(NumericsError, match=r"loss is -?(nan|inf)") as error:

@@ -6,6 +6,7 @@ from tiny_training import CE_TERMS, KD_TERMS, PAD, TinyTeacher, run_tiny, tiny_m
 from tutelage.data.collate import collate
 from tutelage.models.head import final_hidden
 from tutelage.train.module import DistillationModule, called_head
+from tutelage.types import TeacherSignals
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def batch():
 
 def gradients(module, batch, signal):
     module.zero_grad()
-    losses = module(batch, signal)
+    losses = module(batch, TeacherSignals(signal))["targets"]
     losses.objective.total.backward()
     return losses.objective.total.detach(), {
         n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None
@@ -34,7 +35,7 @@ def test_fused_and_plain_give_the_same_losses_and_gradients(batch):
 
 def test_without_a_teacher_the_loss_is_cross_entropy(batch):
     student = tiny_student(dropout=0.0)
-    losses = DistillationModule(student, CE_TERMS)(batch, None)
+    losses = DistillationModule(student, CE_TERMS)(batch, TeacherSignals())["targets"]
     logits_NV = student(batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)[batch.logit_index_N]
     expected = torch.nn.functional.cross_entropy(logits_NV, batch.labels_N, reduction="sum")
     torch.testing.assert_close(losses.objective.total, expected, rtol=1e-5, atol=1e-5)

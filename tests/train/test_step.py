@@ -23,6 +23,7 @@ from tutelage.errors import NumericsError
 from tutelage.train.loop import make_learner, make_stepper
 from tutelage.train.module import DistillationModule
 from tutelage.train.step import rank_share
+from tutelage.types import TeacherSignals
 
 # A reduction in another order: float64 sums of ~100 terms, through one AdamW step (eps 1e-8) at lr 1e-2.
 FLOAT64_TOLERANCE = 1e-9
@@ -48,11 +49,11 @@ def cut(rows, sizes):
     return Step(0, micro_batches, num_targets, num_tokens)
 
 
-def make(rows, *, kind="full", terms=KD_TERMS, teacher=None, dtype=torch.float64, **options):
+def make(rows, *, kind="full", terms=KD_TERMS, teachers=None, dtype=torch.float64, **options):
     module = DistillationModule(tiny_student(kind, dropout=0.0).to(dtype), terms)
     settings = tiny_options(**{"warmup_ratio": 0.0, **options})
     learner = make_learner(module, settings, 10)
-    return module, learner, make_stepper(module, learner, rows, teacher or DoubleTeacher(), settings, pad_id=PAD)
+    return module, learner, make_stepper(module, learner, rows, teachers or (DoubleTeacher(),), settings, pad_id=PAD)
 
 
 def largest_difference(left, right):
@@ -71,8 +72,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut(sizes, kind, packed):
         module, _, stepper = make(rows, kind=kind, packed=is_packed)
         results.append((stepper.run(cut(rows, layout), number=1), trainable(module)))
     (whole, weights), (parts, weights_of_parts) = results
-    assert whole.objective_nats == pytest.approx(parts.objective_nats, rel=1e-9)
-    assert whole.parts_nats == pytest.approx(parts.parts_nats, rel=1e-9)
+    assert whole.objective == pytest.approx(parts.objective, rel=1e-9)
+    assert whole.parts == pytest.approx(parts.parts, rel=1e-9)
     assert whole.grad_norm == pytest.approx(parts.grad_norm, rel=1e-7)
     assert largest_difference(weights, weights_of_parts) < FLOAT64_TOLERANCE
 
@@ -86,7 +87,7 @@ def test_a_mean_of_means_would_be_caught():
         step = cut(rows, sizes)
         for micro in step.micro_batches:
             batch = stepper_batch(stepper, micro)
-            (module(batch, None).objective.total / (micro.num_targets * len(sizes))).backward()
+            (module(batch, TeacherSignals())["targets"].objective.total / (micro.num_targets * len(sizes))).backward()
         norms.append(float(sum(p.grad.norm() ** 2 for p in learner.parameters.values() if p.grad is not None) ** 0.5))
     assert abs(norms[0] - norms[1]) > 1e-3
 
@@ -120,10 +121,10 @@ def test_the_gradient_is_that_of_the_sum_divided_by_the_targets_of_the_step():
     (total / count).backward()
     expected = float(torch.cat([p.grad.flatten() for p in learner.parameters.values()]).norm())
     module.zero_grad()
-    sums = stepper.run(cut(rows, (3, 5)), number=1)
-    assert sums.grad_norm == pytest.approx(expected, rel=1e-9)
-    assert sums.objective_nats == pytest.approx(total.item(), rel=1e-9)
-    assert sums.parts_nats == {"cross_entropy": pytest.approx(total.item(), rel=1e-9)}
+    means = stepper.run(cut(rows, (3, 5)), number=1)
+    assert means.grad_norm == pytest.approx(expected, rel=1e-9)
+    assert means.objective == pytest.approx(total.item() / count, rel=1e-9)
+    assert means.parts == {"cross_entropy": pytest.approx(total.item() / count, rel=1e-9)}
 
 
 def test_gradients_above_the_limit_are_scaled_to_it_and_others_left_alone():

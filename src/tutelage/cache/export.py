@@ -38,13 +38,16 @@ def export_cache(root: Path, teacher: str, target: Path) -> list[Path]:
         The files and folders that were written.
 
     Raises:
-        DataError: If one of them is there already, or nothing is stored.
-        CacheError: If a shard is damaged; nothing is written for its column.
+        DataError: If one of them is there already.
+        CacheError: If nothing is stored, or a shard is damaged; nothing is written for its column.
         DiskError: If the disk is full.
     """
     columns = stored_columns(root, teacher)
     if not columns:
-        raise DataError(f"{root / teacher} holds no intact shard, so there is nothing to export. Teach first.")
+        raise CacheError(
+            f"{root / teacher} holds no intact shard, so there is nothing to export. `tutelage cache verify --repair "
+            "RECIPE` teaches again what is missing."
+        )
     written = [target / f"{column.name}.parquet" for column in columns]
     has_head = head_folder(root, teacher).is_dir()
     head = [target / "head"] if has_head else []

@@ -54,12 +54,13 @@ def _method_rows(recipe: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _losses(method: Any) -> str:
-    from tutelage.config import expand_losses
+    from tutelage.config import expand_losses, state_weights
 
     terms = []
     for loss in expand_losses(method):
         temperature = getattr(loss, "temperature", None)
         terms.append(f"{loss.weight:g} {loss.kind}" + (f" T={temperature:g}" if temperature is not None else ""))
+    terms += [f"{weight:g} {kind}" for kind, weight in state_weights(method).items()]
     return " + ".join(terms)
 
 

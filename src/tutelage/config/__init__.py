@@ -3,16 +3,22 @@
 from tutelage.config.capabilities import check_capabilities
 from tutelage.config.grid import grid_points, num_trials, with_point
 from tutelage.config.load import LoadedRecipe, load_recipe, make_recipe
+from tutelage.config.losses import CrossEntropyLoss, ForwardKlLoss, TeacherLoss
 from tutelage.config.methods import (
     Baseline,
-    CrossEntropyLoss,
     Custom,
-    ForwardKlLoss,
+    Feature,
     Logit,
+    LogitPart,
     Method,
     Pseudo,
-    TeacherLoss,
+    Relation,
+    Sequence,
+    distribution_signal,
     expand_losses,
+    logit_part,
+    signals_read,
+    state_weights,
 )
 from tutelage.config.models import Adapt, LoraAdapter, NoAdapter, Shrink, Student, Teacher
 from tutelage.config.problems import Problem, RecipeError
@@ -27,6 +33,7 @@ from tutelage.config.signals import (
     TopKSignal,
 )
 from tutelage.config.tasks import Classification, QuestionSource, Reading, Source, Task, selection_metric
+from tutelage.config.texts import MixedSource, Text, TextRows
 from tutelage.config.training import Evaluate, Report, Train
 
 __all__ = [
@@ -36,13 +43,16 @@ __all__ = [
     "CrossEntropyLoss",
     "Custom",
     "Evaluate",
+    "Feature",
     "FinalHiddenSignal",
     "ForwardKlLoss",
     "HiddenSignal",
     "LoadedRecipe",
     "Logit",
+    "LogitPart",
     "LoraAdapter",
     "Method",
+    "MixedSource",
     "NoAdapter",
     "PooledSignal",
     "Problem",
@@ -51,9 +61,11 @@ __all__ = [
     "Reading",
     "Recipe",
     "RecipeError",
+    "Relation",
     "Report",
     "SampledSignal",
     "Seeds",
+    "Sequence",
     "SequencesSignal",
     "Shrink",
     "Signal",
@@ -62,14 +74,20 @@ __all__ = [
     "Task",
     "Teacher",
     "TeacherLoss",
+    "Text",
+    "TextRows",
     "TopKSignal",
     "Train",
     "check_capabilities",
+    "distribution_signal",
     "expand_losses",
     "grid_points",
     "load_recipe",
+    "logit_part",
     "make_recipe",
     "num_trials",
     "selection_metric",
+    "signals_read",
+    "state_weights",
     "with_point",
 ]

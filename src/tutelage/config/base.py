@@ -45,7 +45,8 @@ Name = Annotated[str, Strict(), AfterValidator(_check_name)]
 class Section(BaseModel):
     """A frozen part of a recipe; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # a key that is a word of Python, such as `lambda`, is an attribute with an underscore and an alias
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
     takes_mode_defaults: ClassVar[bool] = True
 
     @model_validator(mode="before")
@@ -59,7 +60,12 @@ class Section(BaseModel):
             or (details.context or {}).get("mode") != "fast"
         ):
             return values
-        return {**_fast_defaults(cls.model_fields), **values}
+        return {**_fast_defaults(fields_by_key(cls)), **values}
+
+
+def fields_by_key(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a section's fields under the keys that a recipe writes."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _fast_defaults(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ recipe leaves it to its caller.
 """
 
 from tutelage.config.grid import grid_points, with_point
-from tutelage.config.methods import expand_losses
+from tutelage.config.methods import distribution_signal, expand_losses
 from tutelage.config.schema import Recipe
 from tutelage.config.signals import SampledSignal, TopKSignal
 from tutelage.errors import CapabilityError
@@ -23,7 +23,7 @@ def check_capabilities(recipe: Recipe) -> None:
     for name, searched in recipe.methods.items():
         for point in grid_points(searched):
             method = with_point(searched, point)
-            signal = getattr(method, "signal", None)
+            signal = distribution_signal(method)
             for loss in expand_losses(method):
                 try:
                     check_capability(

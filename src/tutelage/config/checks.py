@@ -9,9 +9,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tutelage.config.grid import Path, grid_points, num_trials, with_point
-from tutelage.config.methods import TeacherLoss, expand_losses
+from tutelage.config.losses import TeacherLoss
+from tutelage.config.methods import (
+    Feature,
+    Relation,
+    Sequence,
+    distribution_signal,
+    expand_losses,
+    logit_part,
+    signals_read,
+)
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, TopKSignal
+from tutelage.config.state_checks import state_problems
 from tutelage.config.tasks import BY_TASK, TASK_METRICS
+from tutelage.config.text_checks import text_problems
 
 # Names of arms that every experiment has of itself.
 OWN_ARMS = ("teacher", "untouched")
@@ -27,6 +38,12 @@ ONE_ENTRY = {  # how one entry does what two would
     "pooled": "one entry takes several layers",
 }
 
+KEEPING = {  # how the signal of a method that can read no other is kept
+    "hidden": "{kind: hidden, stride: 4}",
+    "pooled": "{kind: pooled, stride: 4}",
+    "sequences": "{kind: sequences}",
+}
+
 Problems = Iterator[tuple[Path, str]]
 
 
@@ -38,7 +55,9 @@ def recipe_problems(recipe: Any) -> Problems:
     yield from _every_task_has_the_metric(recipe)
     yield from _signals_are_distinct(recipe)
     yield from _methods_read_what_is_kept(recipe)
+    yield from dict.fromkeys(state_problems(recipe))  # once, however many grid points share a problem
     yield from _class_scores_have_classes(recipe)
+    yield from text_problems(recipe)
     yield from _effort_is_equal(recipe)
 
 
@@ -71,8 +90,9 @@ def _methods_are_not_called_like_our_own(recipe: Any) -> Problems:
 
 def _adaptation_task_exists(recipe: Any) -> Problems:
     adapt = recipe.teacher.adapt
-    if adapt is not None and adapt.task not in recipe.tasks:
-        yield ("teacher", "adapt", "task"), unknown_reference(adapt.task, recipe.tasks, section="tasks")
+    for name in adapt.tasks if adapt is not None else ():
+        if name not in recipe.tasks:
+            yield ("teacher", "adapt", "task"), unknown_reference(name, recipe.tasks, section="tasks")
 
 
 def _every_task_has_the_metric(recipe: Any) -> Problems:
@@ -109,28 +129,40 @@ def _methods_read_what_is_kept(recipe: Any) -> Problems:
 
 
 def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: dict[str, Any]) -> Problems:
-    wanted = getattr(method, "signal", None)
-    if wanted is None or wanted == CLASS_SCORES:
-        return
-    if wanted not in signals:
-        where = ("grid", "signal") if "signal" in point else ("signal",)
-        yield ("methods", name, *where), unknown_reference(wanted, signals, section="signals")
-        return
-    signal = signals[wanted]
-    for loss in expand_losses(method):
+    for where, wanted in signals_read(method).items():
+        if wanted not in signals and wanted != CLASS_SCORES:
+            path = ".".join(where)
+            has_no_choice = isinstance(method, Feature | Relation | Sequence) and where == ("signal",)
+            yield (
+                ("methods", name, *(("grid", path) if path in point else where)),
+                f"{wanted!r} is not in `signals`; add `{KEEPING[wanted]}` there"
+                if has_no_choice
+                else unknown_reference(wanted, signals, section="signals"),
+            )
+    signal = signals.get(distribution_signal(method) or "")
+    for loss in expand_losses(method) if signal is not None else ():
         if isinstance(loss, TeacherLoss) and (problem := _unreadable(signal, loss.kind, loss.temperature)) is not None:
             key, message = problem
             path = next((path for path in point if path.rpartition(".")[2] == key), None)
-            where = ("grid", path) if path else (key,) if hasattr(method, key) else ("losses",)
+            part = ("logit",) if getattr(method, "logit", None) is not None else ()
+            where = (
+                ("grid", path) if path else (*part, key) if hasattr(logit_part(method) or method, key) else ("losses",)
+            )
             yield ("methods", name, *where), message
 
 
 def _class_scores_have_classes(recipe: Any) -> Problems:
     without = [name for name, task in recipe.tasks.items() if task.kind != "classification"]
     for name, method in recipe.methods.items():
-        read = {getattr(with_point(method, point), "signal", None) for point in grid_points(method)}
-        if CLASS_SCORES in read and without:
-            where = ("grid", "signal") if "signal" in method.grid else ("signal",)
+        read = {
+            path: signal
+            for point in grid_points(method)
+            for path, signal in signals_read(with_point(method, point)).items()
+            if signal == CLASS_SCORES
+        }
+        for path in read if without else ():
+            key = ".".join(path)
+            where = ("grid", key) if key in method.grid else path
             yield (
                 ("methods", name, *where),
                 f"{CLASS_SCORES!r} are scores of label words, and task {without[0]!r} has none; name final_hidden, "

@@ -71,8 +71,8 @@ def _value_problems(method: BaseModel, path: str, value: Any) -> list[str]:
 
 
 def _leaves(section: BaseModel, prefix: str = "") -> Iterator[str]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
+    for attribute, field in type(section).model_fields.items():
+        name, value = field.alias or attribute, getattr(section, attribute)
         if isinstance(value, BaseModel):
             yield from _leaves(value, f"{prefix}{name}.")
         elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):

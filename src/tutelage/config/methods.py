@@ -7,92 +7,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from tutelage.config.base import BelowOne, NonEmpty, Positive, Section, refuse, whole_section
+from tutelage.config.base import (
+    BelowOne,
+    Natural,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Section,
+    refuse,
+    whole_section,
+)
 from tutelage.config.grid import grid_problems
+from tutelage.config.losses import (
+    BETA_HELP,
+    DEFAULT_BETA,
+    DEFAULT_SKEW,
+    DIVERGENCES,
+    SKEW_HELP,
+    BetweenZeroAndOne,
+    CrossEntropyLoss,
+    Loss,
+    LossSection,
+    TeacherLoss,
+)
 from tutelage.config.training import TrainChanges
 
 SIGNAL_HELP = (
     "Which of `signals` it learns from, by kind; `class_scores`: the label words alone, which need not be listed and "
     "are kept where every label is one token."
 )
-BETA_HELP = "The teacher's share of the mixture and weight of its KL, between 0 (forward KL) and 1 (reverse KL)."
-SKEW_HELP = "The compared side's own share of the mixture, between 0 (the plain KL) and 1."
-DEFAULT_BETA = 0.5  # the usual, symmetric one
-DEFAULT_SKEW = 0.1  # DistiLLM, arXiv:2402.03898
 
-BetweenZeroAndOne = Annotated[float, Strict(), Field(gt=0, lt=1)]
+TeacherShare = Annotated[float, Strict(), Field(gt=0, le=1)]
 
-
-class CrossEntropyLoss(Section):
-    """Cross-entropy on the targets."""
-
-    kind: Literal["cross_entropy"] = Field(description="Cross-entropy on the targets.")
-    weight: Positive = Field(default=1.0, description="Factor of this term.")
-
-
-class TeacherLoss(Section):
-    """What every comparison with the teacher's signal has."""
-
-    weight: Positive = Field(default=1.0, description="Factor of this term.")
-    temperature: Positive = Field(default=2.0, description="Softens both distributions.")
-
-
-class ForwardKlLoss(TeacherLoss):
-    """KL(teacher || student), times temperature squared."""
-
-    kind: Literal["forward_kl"] = Field(description="KL(teacher || student) times temperature squared.")
-
-
-class ReverseKlLoss(TeacherLoss):
-    """KL(student || teacher), times temperature squared."""
-
-    kind: Literal["reverse_kl"] = Field(description="KL(student || teacher) times temperature squared.")
-
-
-class JsdLoss(TeacherLoss):
-    """Generalised Jensen-Shannon divergence, times temperature squared."""
-
-    kind: Literal["jsd"] = Field(description="Generalised Jensen-Shannon divergence times temperature squared.")
-    beta: BetweenZeroAndOne = Field(default=DEFAULT_BETA, description=BETA_HELP)
-
-
-class SkewKlLoss(TeacherLoss):
-    """KL(teacher || mixture of both), times temperature squared."""
-
-    kind: Literal["skew_kl"] = Field(
-        description="KL(teacher || skew * teacher + (1 - skew) * student) times temperature squared."
-    )
-    skew: BetweenZeroAndOne = Field(default=DEFAULT_SKEW, description=SKEW_HELP)
-
-
-class SkewReverseKlLoss(TeacherLoss):
-    """KL(student || mixture of both), times temperature squared."""
-
-    kind: Literal["skew_reverse_kl"] = Field(
-        description="KL(student || (1 - skew) * teacher + skew * student) times temperature squared."
-    )
-    skew: BetweenZeroAndOne = Field(default=DEFAULT_SKEW, description=SKEW_HELP)
-
-
-class TotalVariationLoss(TeacherLoss):
-    """Half the summed absolute difference of both distributions, times temperature."""
-
-    kind: Literal["total_variation"] = Field(description="1/2 sum |teacher - student| times temperature.")
-
-
-DIVERGENCES: dict[str, type[TeacherLoss]] = {
-    "forward_kl": ForwardKlLoss,
-    "reverse_kl": ReverseKlLoss,
-    "jsd": JsdLoss,
-    "skew_kl": SkewKlLoss,
-    "skew_reverse_kl": SkewReverseKlLoss,
-    "total_variation": TotalVariationLoss,
-}
-
-LossSection = (
-    CrossEntropyLoss | ForwardKlLoss | ReverseKlLoss | JsdLoss | SkewKlLoss | SkewReverseKlLoss | TotalVariationLoss
-)
-Loss = Annotated[LossSection, Field(discriminator="kind")]
+LayerKey = Annotated[int, Field(ge=0)]  # not strict: keys of a recipe are read as text
 
 
 class _Searched(Section):
@@ -123,10 +70,9 @@ class Pseudo(_Searched):
     kind: Literal["pseudo"] = Field(description="Fine-tuning on the teacher's hard labels.")
 
 
-class Logit(_Searched):
+class LogitPart(Section):
     """``alpha * CE(gold) + (1 - alpha) * D(teacher, student)``; D includes ``T^2`` (``T`` for total variation)."""
 
-    kind: Literal["logit"] = Field(description="alpha * CE(gold) + (1 - alpha) * T^2 * KL(teacher || student).")
     signal: NonEmpty = Field(default="final_hidden", description=SIGNAL_HELP)
     temperature: Positive = Field(default=2.0, description="Softens both distributions.")
     # alpha = 1 would be plain fine-tuning with a temperature that nothing reads
@@ -142,7 +88,7 @@ class Logit(_Searched):
     )
 
     @model_validator(mode="after")
-    def _settings_are_read(self) -> "Logit":
+    def _settings_are_read(self) -> "LogitPart":
         unread = [name for name in self.shares() if name not in DIVERGENCES[self.divergence].model_fields]
         if unread:
             refuse([((name,), f"has no effect with divergence {self.divergence}") for name in unread])
@@ -152,6 +98,87 @@ class Logit(_Searched):
         """Return beta and skew where they are given."""
         given = {"beta": self.beta, "skew": self.skew}
         return {name: share for name, share in given.items() if share is not None}
+
+
+class Logit(LogitPart, _Searched):
+    """``alpha * CE(gold) + (1 - alpha) * D(teacher, student)``; D includes ``T^2`` (``T`` for total variation)."""
+
+    kind: Literal["logit"] = Field(description="alpha * CE(gold) + (1 - alpha) * T^2 * KL(teacher || student).")
+
+
+class Feature(_Searched):
+    """``CE(gold) + lambda * feature``: hidden states of paired layers, the student's through learned projectors."""
+
+    kind: Literal["feature"] = Field(description="CE(gold) + lambda * distance of hidden states.")
+    lambda_: Positive = Field(default=0.5, alias="lambda", description="Weight of the feature loss.")
+    loss: Literal["mse", "normalised_mse", "cosine"] = Field(
+        default="normalised_mse",
+        description="How far a token's two states are apart; normalised_mse: of their directions, whatever the length.",
+    )
+    layer_map: Literal["even", "proportional", "fixed", "shrink"] = Field(
+        default="proportional",
+        description="Which layers are compared. proportional: every kept layer of the teacher with the nearest of the "
+        "student; even: every layer of the student at its exact depth; fixed: as in `layers`; shrink: every layer "
+        "with the one it was cut from.",
+    )
+    layers: Annotated[dict[LayerKey, Natural], Field(min_length=1)] | None = Field(
+        default=None, description="Of layer_map fixed: student layer to teacher layer, such as `{3: 12, 6: 24}`."
+    )
+    signal: Literal["hidden"] = Field(default="hidden", description="Which of `signals` holds the teacher's states.")
+    logit: LogitPart | None = Field(default=None, description="Learn from the logits too, in place of CE alone.")
+
+    @model_validator(mode="after")
+    def _layers_fit_the_map(self) -> "Feature":
+        if self.layer_map == "fixed" and self.layers is None:
+            refuse([(("layers",), "missing, but layer_map is fixed; expected student layer: teacher layer")])
+        if self.layer_map != "fixed" and self.layers is not None:
+            refuse([(("layers",), f"has no effect with layer_map {self.layer_map}; remove it, or set layer_map fixed")])
+        return self
+
+
+class Relation(_Searched):
+    """``CE(gold) + lambda_dist * distances + lambda_angle * angles`` between the rows of fixed groups."""
+
+    kind: Literal["relation"] = Field(description="CE(gold) + distances and angles among the rows of a group.")
+    lambda_dist: NonNegative = Field(default=1.0, description="Weight of the distance loss.")
+    lambda_angle: NonNegative = Field(default=0.5, description="Weight of the angle loss.")
+    angle: Literal["rkd", "cosine"] = Field(
+        default="rkd", description="rkd: the angle at a row between two others; cosine: that of two rows at the origin."
+    )
+    pairs_per_sample: Natural = Field(default=0, description="Pairs drawn per row of a group; 0: all.")
+    triplets_per_sample: Natural = Field(default=0, description="Of angle rkd: triplets drawn per row; 0: all.")
+    group_rows: Annotated[int, Strict(), Field(ge=3)] = Field(
+        default=8, description="Rows of a group; an optimizer step must hold a whole number of groups."
+    )
+    student_layer: Natural | None = Field(
+        default=None, description="Layer whose mean state stands for a row; null: the last."
+    )
+    teacher_layer: Natural | None = Field(default=None, description="The teacher's, a kept one; null: the last kept.")
+    signal: Literal["pooled"] = Field(default="pooled", description="Which of `signals` holds the teacher's vectors.")
+
+    @model_validator(mode="after")
+    def _something_is_compared(self) -> "Relation":
+        if self.lambda_dist == self.lambda_angle == 0:
+            refuse([(("lambda_dist",), "0, and lambda_angle too: nothing is compared; set one of them above 0")])
+        if self.angle == "cosine" and self.triplets_per_sample:
+            refuse(
+                [(("triplets_per_sample",), "has no effect with angle cosine, which compares all pairs; set it to 0")]
+            )
+        return self
+
+
+class Sequence(_Searched):
+    """Fine-tuning in which an exact share of the items learns what the teacher wrote, the others the gold answer."""
+
+    kind: Literal["sequence"] = Field(description="The teacher's own answers as targets.")
+    lambda_: TeacherShare = Field(
+        default=0.5,
+        alias="lambda",
+        description="Share of the items that learn the teacher's answer, chosen by the run's seed; 1: no gold answers.",
+    )
+    signal: Literal["sequences"] = Field(
+        default="sequences", description="Which of `signals` holds the teacher's answers."
+    )
 
 
 class Custom(_Searched):
@@ -181,7 +208,7 @@ class Custom(_Searched):
         return self
 
 
-Method = Annotated[Baseline | Pseudo | Logit | Custom, Field(discriminator="kind")]
+Method = Annotated[Baseline | Pseudo | Logit | Feature | Relation | Sequence | Custom, Field(discriminator="kind")]
 
 
 def name_custom_methods(methods: Any) -> Any:
@@ -197,15 +224,48 @@ def name_custom_methods(methods: Any) -> Any:
 
 
 def expand_losses(method: Method) -> tuple[LossSection, ...]:
-    """Return the loss terms that a method stands for; ``logit`` is CE at alpha and the divergence at 1 - alpha.
+    """Return a method's loss terms over the targets; ``logit`` is CE at alpha and the divergence at 1 - alpha.
 
-    A term of weight 0 (``alpha: 0``) is left out.
+    A term of weight 0 (``alpha: 0``) is left out. Losses of hidden states are apart, see :func:`state_weights`.
     """
     if isinstance(method, Custom):
         return method.losses
-    if isinstance(method, Logit):
-        gold = (CrossEntropyLoss(kind="cross_entropy", weight=method.alpha),) if method.alpha > 0 else ()
-        values = {"kind": method.divergence, "weight": 1 - method.alpha, "temperature": method.temperature}
-        divergence: Any = DIVERGENCES[method.divergence].model_validate({**values, **method.shares()})
+    logit = logit_part(method)
+    if logit is not None:
+        gold = (CrossEntropyLoss(kind="cross_entropy", weight=logit.alpha),) if logit.alpha > 0 else ()
+        values = {"kind": logit.divergence, "weight": 1 - logit.alpha, "temperature": logit.temperature}
+        divergence: Any = DIVERGENCES[logit.divergence].model_validate({**values, **logit.shares()})
         return (*gold, divergence)
     return (CrossEntropyLoss(kind="cross_entropy"),)
+
+
+def logit_part(method: Method) -> LogitPart | None:
+    """Return how a method learns from the teacher's logits: a ``logit`` method itself, or what is inside another."""
+    return method if isinstance(method, Logit) else getattr(method, "logit", None)
+
+
+def state_weights(method: Method) -> dict[str, float]:
+    """Return the losses of hidden states that a method adds, and their weights; none of weight 0."""
+    weights: dict[str, float] = {}
+    if isinstance(method, Feature):
+        weights = {f"hidden_{method.loss}": method.lambda_}
+    elif isinstance(method, Relation):
+        weights = {"relation_distance": method.lambda_dist, "relation_angle": method.lambda_angle}
+    return {kind: weight for kind, weight in weights.items() if weight > 0}
+
+
+def signals_read(method: Method) -> dict[tuple[str, ...], str]:
+    """Return the signals that a method reads, by the path of the setting that names them."""
+    paths: dict[tuple[str, ...], str | None] = {("signal",): getattr(method, "signal", None)}
+    logit = getattr(method, "logit", None)
+    if logit is not None:
+        paths["logit", "signal"] = logit.signal
+    return {path: signal for path, signal in paths.items() if signal is not None}
+
+
+def distribution_signal(method: Method) -> str | None:
+    """Return the signal that a method's losses over the targets read, or None."""
+    logit = logit_part(method)
+    if logit is not None:
+        return logit.signal
+    return method.signal if isinstance(method, Custom) else None

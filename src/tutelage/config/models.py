@@ -54,15 +54,22 @@ Adapter = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")]
 
 
 class Adapt(Section):
-    """Fit the teacher to a task first, on rows that no student is distilled on."""
+    """Fit the teacher to one or several tasks first, on rows that no student is distilled on."""
 
-    task: NonEmpty = Field(description="A name under `tasks`.")
-    rows: Count = Field(default=2000, description="Rows cut from the training split for this alone.")
+    task: NonEmpty | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
+        description="A name under `tasks`, or a list of them: one adapter then learns all."
+    )
+    rows: Count = Field(default=2000, description="Rows cut from the training split of each task for this alone.")
     adapter: LoraAdapter = whole_section("The adapter, merged into the teacher afterwards.")
     learning_rate: Positive = Field(default=1e-3, description="Peak learning rate.")
     max_steps: Count = Field(default=60, description="Optimizer steps.")
     per_device_train_batch_size: Count = Field(default=32, description="Rows per optimizer step.")
     seed: Natural = Field(default=0, description="Order of the rows and the adapter's first values.")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the recipe's order; a repeated one counts once."""
+        return (self.task,) if isinstance(self.task, str) else tuple(dict.fromkeys(self.task))
 
 
 class Teacher(Section):

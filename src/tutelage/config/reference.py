@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tutelage.config.base import FAST_DEFAULT
+from tutelage.config.base import FAST_DEFAULT, fields_by_key
 from tutelage.config.environment import PASSED_ON, STUDENT, VARIABLES
 from tutelage.config.schema import RESERVED, Recipe
 from tutelage.config.training import TrainChanges
@@ -84,9 +84,9 @@ def reference_tables(section: type[BaseModel] = Recipe, path: str = "") -> Itera
 
 def ordered_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return a section's fields as a reader wants them: ``kind`` first, what methods share last."""
-    fields = section.model_fields
+    fields = fields_by_key(section)
     if "kind" not in fields:
-        return dict(fields)
+        return fields
     names = ["kind", *(n for n in fields if n not in (*LAST_FIELDS, "kind")), *(n for n in LAST_FIELDS if n in fields)]
     return {name: fields[name] for name in names}
 

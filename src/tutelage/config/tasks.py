@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from tutelage.config.base import Count, Natural, NonEmpty, Section, by_mode, refuse
+from tutelage.config.texts import Text
 
 
 def _check_template(template: str) -> str:
@@ -176,12 +177,16 @@ class Reading(Section):
             yield ("doc_stride",), f"{self.doc_stride} is longer than a window, which has {room} tokens at most"
 
 
-Task = Annotated[Classification | Reading, Field(discriminator="kind")]
+Task = Annotated[Classification | Reading | Text, Field(discriminator="kind")]
 
 # What a kind of task can be judged by; the first one is taken where the recipe names none.
-TASK_METRICS = {"classification": ("accuracy", "macro_f1"), "reading": ("f1", "exact_match")}
+TASK_METRICS = {
+    "classification": ("accuracy", "macro_f1"),
+    "reading": ("f1", "exact_match"),
+    "text": ("token_accuracy", "token_probability"),
+}
 
 
-def selection_metric(select_by: str, task: Classification | Reading) -> str:
+def selection_metric(select_by: str, task: Classification | Reading | Text) -> str:
     """Return the validation metric that chooses checkpoints and grid points of a task."""
     return TASK_METRICS[task.kind][0] if select_by == BY_TASK else select_by

@@ -70,7 +70,8 @@ class Train(Section):
     logging_steps: Count = Field(default=1, description="Log every so many steps.")
     fused: Flag = Field(default=True, description="Loss in chunks through the head, where the model allows it.")
     packed: Flag = Field(
-        default=False, description="Rows one after another without padding, where the model allows it."
+        default=False,
+        description="Rows one after another without padding; refused for a model whose rows would read each other.",
     )
     device: Device = Field(
         default="auto", description="Where students train and are scored: `cuda`, `cuda:N`, `mps` or `cpu`."
@@ -88,13 +89,16 @@ class TrainChanges(Train):
         return {name: values[name] for name in values if name in self.model_fields_set}
 
 
+Metric = Literal["auto", "accuracy", "macro_f1", "f1", "exact_match", "token_accuracy", "token_probability"]
+
+
 class Evaluate(Section):
     """How models are scored and compared."""
 
-    select_by: Literal["auto", "accuracy", "macro_f1", "f1", "exact_match"] = Field(
+    select_by: Metric = Field(
         default="auto",
         description="Validation metric that chooses checkpoints and grid points; auto: accuracy of a classification, "
-        "f1 of a reading task.",
+        "f1 of a reading task, token_accuracy of a text task.",
     )
     token_budget: Count = Field(
         default=4096, description="Padded tokens per batch while scoring; changes memory, not the result."

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from tutelage.config.base import PROBLEMS
+from tutelage.config.base import PROBLEMS, fields_by_key
 from tutelage.config.modes import MODES
 from tutelage.config.problems import Path
 
@@ -20,6 +20,11 @@ LATER = {
     "bench": "this section is not available yet; remove it",
     "launch": "this section is not available yet; remove it",
     "served": "a served teacher is not available yet; name a hub id, a folder, a .gguf file or a sample",
+}
+# Losses of hidden states need layers, projectors or groups, which only a method of their own kind has.
+OTHER_PLACE = {
+    **dict.fromkeys(("hidden_mse", "hidden_normalised_mse", "hidden_cosine"), "use a method of kind feature"),
+    **dict.fromkeys(("relation_distance", "relation_angle"), "use a method of kind relation"),
 }
 EXPECTED = {
     "int_type": "a whole number",
@@ -85,7 +90,7 @@ def fields_at(root: type[BaseModel], loc: Sequence[str | int]) -> dict[str, Fiel
     for part in loc:
         annotation = _step(annotation, part)
     sections = list(members(annotation))
-    return dict(sections[0].model_fields) if len(sections) == 1 else {}
+    return fields_by_key(sections[0]) if len(sections) == 1 else {}
 
 
 def _follows_from_its_parts(details: Any) -> bool:
@@ -104,7 +109,7 @@ def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
         return f"has no kind; {_kinds(root, first['loc'])}"
     if kind == "union_tag_invalid":
         tag, expected = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
-        return f"kind {tag!r} is not known; " + near_or_all(tag, expected.split(", "))
+        return f"kind {tag!r} is not known; " + (OTHER_PLACE.get(tag) or near_or_all(tag, expected.split(", ")))
     if isinstance(value, Mapping) and "served" in value:
         return LATER["served"]
     if kind not in EXPECTED:
@@ -194,6 +199,6 @@ def _step(annotation: Any, part: str | int) -> Any:
     if origin is tuple:
         return get_args(annotation)[0]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(part))
+        field = fields_by_key(annotation).get(str(part))
         return field.annotation if field is not None else None
     return None

@@ -11,6 +11,11 @@ from tutelage.data.records import Loaded, Record, SourceInfo
 from tutelage.data.rows import ChoicePrompt, Rows, check_verbalisers, choice_prompts, classification_rows, student_row
 from tutelage.data.sources import load_records
 from tutelage.data.task import ClassificationTask, Prompt
+from tutelage.data.text_pools import TextCuts, TextPart
+from tutelage.data.text_prepare import prepare_texts
+from tutelage.data.text_rows import TurnTokens, conversation_rows, document_rows, plain_turns
+from tutelage.data.texts import TextItem, TextTask, Turn
+from tutelage.data.written_rows import WrittenAnswer, written_rows
 
 __all__ = [
     "BatchPlan",
@@ -29,12 +34,23 @@ __all__ = [
     "SourceInfo",
     "Step",
     "Task",
+    "TextCuts",
+    "TextItem",
+    "TextPart",
+    "TextTask",
+    "Turn",
+    "TurnTokens",
+    "WrittenAnswer",
     "check_verbalisers",
     "choice_prompts",
     "classification_rows",
     "collate",
+    "conversation_rows",
+    "document_rows",
     "load_records",
+    "plain_turns",
     "prepare_task",
+    "prepare_texts",
     "read_prepared",
     "reading_batches",
     "reading_prompts",
@@ -42,4 +58,5 @@ __all__ = [
     "sample_rows_text",
     "student_row",
     "write_prepared",
+    "written_rows",
 ]

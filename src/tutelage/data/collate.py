@@ -57,3 +57,8 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         item_keys=[row.item_key for row in rows],
         num_tokens=int(lengths.sum()),
     )
+
+
+def teacher_row(row: StudentRow) -> TeacherRow:
+    """Return what the teacher reads for a student's row: the same ids, the positions that predict its targets."""
+    return TeacherRow(row.ids, logit_indices(row.target_mask), row.teacher_key)

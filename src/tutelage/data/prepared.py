@@ -12,25 +12,26 @@ from typing import Any
 from tutelage.data.examples import Example
 from tutelage.data.reading import Question, ReadingTask
 from tutelage.data.task import ClassificationTask
+from tutelage.data.texts import TextItem, TextTask, Turn
 from tutelage.errors import IntegrityError
 from tutelage.store import to_json
 
 SPLITS = ("train", "adapt", "validation", "test")
 TASK_FILE = "task.json"
 INFO_FILE = "info.json"
-READING = "reading"  # the kind in a task file; one without a kind is a classification
+READING, TEXT = "reading", "text"  # the kinds in a task file; one without a kind is a classification
 
-Task = ClassificationTask | ReadingTask
+Task = ClassificationTask | ReadingTask  # of those that are cut by `prepare_task`
 
 
 @dataclass(frozen=True)
 class PreparedTask:
     """A task with its rows: ``train`` (distillation), ``adapt`` (teacher), ``validation``, ``test``.
 
-    The rows are ``Example``s of a classification, ``Question``s of a reading task.
+    The rows are ``Example``s of a classification, ``Question``s of a reading task, ``TextItem``s of a text task.
     """
 
-    task: Task
+    task: Task | TextTask
     splits: dict[str, list[Any]]
     info: dict[str, Any]
 
@@ -40,7 +41,9 @@ def write_prepared(folder: Path, prepared: PreparedTask) -> None:
     for name in SPLITS:
         lines = (json.dumps(asdict(example), ensure_ascii=True, sort_keys=True) for example in prepared.splits[name])
         (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    kind = {"kind": READING} if isinstance(prepared.task, ReadingTask) else {}
+    kinds: dict[type, str] = {ReadingTask: READING, TextTask: TEXT}
+    name = kinds.get(type(prepared.task))
+    kind = {"kind": name} if name else {}
     (folder / TASK_FILE).write_text(to_json(asdict(prepared.task) | kind), encoding="utf-8")
     (folder / INFO_FILE).write_text(to_json(prepared.info), encoding="utf-8")
 
@@ -78,7 +81,13 @@ def _question(fields: dict[str, Any]) -> Question:
     return Question(**fields)
 
 
-_READERS: dict[str | None, tuple[Callable[[dict[str, Any]], Task], Callable[[dict[str, Any]], Any]]] = {
+def _text_item(fields: dict[str, Any]) -> TextItem:
+    fields["turns"] = tuple(Turn(**turn) for turn in fields["turns"])
+    return TextItem(**fields)
+
+
+_READERS: dict[str | None, tuple[Callable[[dict[str, Any]], Task | TextTask], Callable[[dict[str, Any]], Any]]] = {
     None: (_classification, lambda fields: Example(**fields)),
     READING: (lambda fields: ReadingTask(**fields), _question),
+    TEXT: (lambda fields: TextTask(**fields), _text_item),
 }

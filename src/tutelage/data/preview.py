@@ -3,7 +3,7 @@
 In: rows and the tokenizer that made them. Out: strings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,10 +25,14 @@ def sample_rows_text(rows: Sequence[StudentRow], tokenizer: Tokenizer, n: int = 
         seed: Which ones.
     """
     chosen = np.random.default_rng(seed).permutation(len(rows))[:n]
+    return ["".join(_runs(tokenizer, rows[i])) for i in chosen]
+
+
+def _runs(tokenizer: Tokenizer, row: StudentRow) -> Iterator[str]:
+    """Decode a row run by run: a conversation has targets in several places."""
+    edges = np.flatnonzero(np.diff(row.target_mask)) + 1
     left, right = TARGET_MARKS
-    return [f"{_text(tokenizer, rows[i], False)}{left}{_text(tokenizer, rows[i], True)}{right}" for i in chosen]
-
-
-def _text(tokenizer: Tokenizer, row: StudentRow, targets: bool) -> str:
-    # the clean-up of blanks is for readers; it would hide what the model sees
-    return tokenizer.decode(row.ids[row.target_mask == targets], clean_up_tokenization_spaces=False)
+    for start, ids in zip([0, *edges.tolist()], np.split(row.ids, edges), strict=True):
+        # the clean-up of blanks is for readers; it would hide what the model sees
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        yield f"{left}{text}{right}" if row.target_mask[start] else text

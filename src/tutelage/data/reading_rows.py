@@ -38,7 +38,6 @@ def reading_rows(
     task: ReadingTask,
     questions: Sequence[Question],
     *,
-    answers: Sequence[str] | None = None,
     max_length: int,
     max_answer_length: int = DEFAULT_ANSWER_LENGTH,
     end_of_turn_id: int,
@@ -46,14 +45,13 @@ def reading_rows(
 ) -> Rows:
     """Make one row per question: prompt, a blank and the answer, end of turn.
 
-    Left out and counted, never cut: ``empty_answer``, ``answer_too_long`` (over ``max_answer_length`` tokens) and, with
-    ``keep_answers``, ``answer_outside_window``.
+    Left out and counted, never cut: ``answer_too_long`` (over ``max_answer_length`` tokens) and, with ``keep_answers``,
+    ``answer_outside_window``.
 
     Args:
         tokenizer: The model's own.
         task: The template.
         questions: What to learn from.
-        answers: Texts to learn in place of the gold ones, such as a teacher's.
         max_length: Tokens of a row at most.
         max_answer_length: Tokens of an answer at most, its end not counted.
         end_of_turn_id: The token that ends an answer; a target like the answer itself.
@@ -63,18 +61,17 @@ def reading_rows(
     Raises:
         DataError: If template and question leave no room for a context.
     """
-    texts = [question.answer for question in questions] if answers is None else [text.strip() for text in answers]
     opening, room = opening_ids(tokenizer), max_length - max_answer_length - 1
     room -= len(opening)
-    answer_ids = batch_ids(tokenizer, [f" {text}" for text in texts])
+    answer_ids = batch_ids(tokenizer, [f" {question.answer}" for question in questions])
     prompts = [task.filled(question) for question in questions]
     left_out: Counter[str] = Counter()
     rows: list[StudentRow] = []
     num_shortened = 0
     encoded = batch_ids(tokenizer, [str(prompt) for prompt in prompts])
-    for question, text, prompt, ids, own in zip(questions, texts, prompts, encoded, answer_ids, strict=True):
-        if not text or len(own) > max_answer_length:
-            left_out["answer_too_long" if text else "empty_answer"] += 1
+    for question, prompt, ids, own in zip(questions, prompts, encoded, answer_ids, strict=True):
+        if len(own) > max_answer_length:
+            left_out["answer_too_long"] += 1
             continue
         if len(ids) > room:
             part = _part(tokenizer, prompt, question, room=room, keep_answer=keep_answers)

@@ -27,11 +27,15 @@ __all__ = ["ChoicePrompt", "Rows", "check_verbalisers", "choice_prompts", "class
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in the order of their examples, how many lost a part of their text, and how many were left out, and why."""
+    """Rows in the order of their examples, how many lost a part of their text, and how many were left out, and why.
+
+    ``num_split`` counts examples that became several rows, which loses nothing.
+    """
 
     rows: list[StudentRow]
     num_shortened: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    num_split: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,10 @@ def _fitted(tokenizer: Tokenizer, task: ClassificationTask, examples: Sequence[E
     return fit_prompts(tokenizer, prompts, room=room, item_keys=[example.item_key for example in examples])
 
 
-def join_row(prompt_ids: np.ndarray, answer_ids: np.ndarray, *, item_key: str, end_of_turn_id: int) -> StudentRow:
-    """Make a row of prompt ids, answer ids and the end of turn; the last two are the targets.
+def join_row(
+    prompt_ids: np.ndarray, answer_ids: np.ndarray, *, item_key: str, end_of_turn_id: int | None
+) -> StudentRow:
+    """Make a row of prompt ids, answer ids and the end of turn (None: it has not ended); all but the first are targets.
 
     Raises:
         DataError: If the answer or the prompt has no tokens.
@@ -157,7 +163,8 @@ def join_row(prompt_ids: np.ndarray, answer_ids: np.ndarray, *, item_key: str, e
         raise DataError(f"{item_key} has no supervised target: its answer has no tokens. Correct or remove the row.")
     if len(prompt_ids) == 0:
         raise DataError(f"{item_key} has an empty prompt, so nothing predicts its first target. Add a template.")
-    ids = np.concatenate([prompt_ids, answer_ids, [end_of_turn_id]]).astype(np.int32)
+    end = [] if end_of_turn_id is None else [end_of_turn_id]
+    ids = np.concatenate([prompt_ids, answer_ids, end]).astype(np.int32)
     target_mask = np.zeros(len(ids), dtype=bool)
     target_mask[len(prompt_ids) :] = True
     return StudentRow(item_key=item_key, ids=ids, target_mask=target_mask, teacher_key=row_key(ids))

@@ -27,6 +27,16 @@ def load_saved(folder: Path, source: str) -> Loaded:
     Raises:
         DataError: If ``datasets`` cannot read it.
     """
+    tables, hashes = saved_tables(folder)
+    return _loaded(tables, source=source, revision=None, hashes=hashes)
+
+
+def saved_tables(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Open a saved folder: its tables by split, memory-mapped, and the hashes of its files.
+
+    Raises:
+        DataError: If ``datasets`` cannot read it.
+    """
     import datasets
     import pyarrow as pa
 
@@ -35,7 +45,7 @@ def load_saved(folder: Path, source: str) -> Loaded:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(f"{folder} is not readable as a saved data set ({error}). Save it again.") from error
     hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*.arrow"))}
-    return _loaded(found, source=source, revision=None, hashes=hashes)
+    return _by_split(found), hashes
 
 
 def load_hub(source: str, *, subset: str | None, revision: str | None) -> Loaded:
@@ -44,10 +54,24 @@ def load_hub(source: str, *, subset: str | None, revision: str | None) -> Loaded
     Raises:
         DataError: If the hub cannot be reached, or has no such data set, subset or revision.
     """
+    return _loaded(hub_tables(source, subset=subset, revision=revision), source=source, revision=revision, hashes=None)
+
+
+def hub_tables(
+    source: str, *, subset: str | None, revision: str | None, data_dir: str | None = None, streaming: bool = False
+) -> dict[str, Any]:
+    """Open a data set of the hub: its tables by split, downloaded whole or, ``streaming``, as far as they are read.
+
+    Raises:
+        DataError: If the hub cannot be reached, or has no such data set, subset or revision.
+    """
     import datasets
 
+    options: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
+    if streaming:
+        options["streaming"] = True
     try:
-        found = datasets.load_dataset(source, name=subset, revision=revision)
+        found = datasets.load_dataset(source, name=subset, revision=revision, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # DatasetNotFoundError is an OSError
         name = f"{source} ({subset})" if subset else source
         cause = next(iter(str(error).splitlines()), type(error).__name__)
@@ -56,21 +80,32 @@ def load_hub(source: str, *, subset: str | None, revision: str | None) -> Loaded
             "`subset`, `revision`, the network and HF_TOKEN, or save it elsewhere with datasets.save_to_disk and give "
             "that folder."
         ) from error
-    return _loaded(found, source=source, revision=revision, hashes=None)
+    return _by_split(found)
 
 
-def _loaded(found: Any, *, source: str, revision: str | None, hashes: dict[str, str] | None) -> Loaded:
-    tables = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
-    first = next(iter(tables.values()), None)
-    if first is None or all(len(table) == 0 for table in tables.values()):
-        raise DataError(f"{source} holds no rows. Expected at least one split with labelled texts.")
+def table_source(
+    tables: dict[str, Any], *, source: str, revision: str | None, hashes: dict[str, str] | None
+) -> SourceInfo:
+    """Describe opened tables: the commit that the hub delivered, the licence, and hashes or fingerprints."""
+    first = next(iter(tables.values()))
     commit = _resolved_commit(first)
     notes = ()
     if hashes is None:
-        hashes = {name: str(table._fingerprint) for name, table in tables.items()}
+        hashes = {name: str(getattr(table, "_fingerprint", "streamed")) for name, table in tables.items()}
         if revision is None:
             notes = (f"no revision was pinned; the hub delivered {commit or 'an unknown commit'}",)
-    info = SourceInfo(source, commit or revision, first.info.license or None, hashes, notes)
+    return SourceInfo(source, commit or revision, first.info.license or None, hashes, notes)
+
+
+def _by_split(found: Any) -> dict[str, Any]:
+    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+
+
+def _loaded(tables: dict[str, Any], *, source: str, revision: str | None, hashes: dict[str, str] | None) -> Loaded:
+    if all(len(table) == 0 for table in tables.values()):
+        raise DataError(f"{source} holds no rows. Expected at least one split with labelled texts.")
+    first = next(iter(tables.values()))
+    info = table_source(tables, source=source, revision=revision, hashes=hashes)
     splits = {
         name: [Record(values, f"{source}:{name}[{index}]") for index, values in enumerate(table.to_list())]
         for name, table in tables.items()

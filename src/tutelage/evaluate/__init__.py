@@ -16,7 +16,9 @@ from tutelage.evaluate.classification import (
 )
 from tutelage.evaluate.fidelity import FIDELITY_SIGNALS, fidelity
 from tutelage.evaluate.items import Items, read_items, write_items
+from tutelage.evaluate.likelihood import RowLikelihoods, row_likelihoods, sums_by_row, target_counts
 from tutelage.evaluate.metrics import METRICS, accuracy, expected_calibration_error, macro_f1, metrics, valid_ratio
+from tutelage.evaluate.text_items import TextItems, read_text_items, text_items, text_metrics, write_text_items
 
 __all__ = [
     "FIDELITY_SIGNALS",
@@ -25,6 +27,8 @@ __all__ = [
     "ChoiceScores",
     "Items",
     "Reply",
+    "RowLikelihoods",
+    "TextItems",
     "accuracy",
     "answer_metrics",
     "answer_prompts",
@@ -37,10 +41,17 @@ __all__ = [
     "metrics",
     "read_answer_items",
     "read_items",
+    "read_text_items",
+    "row_likelihoods",
     "score_choices",
     "score_replies",
+    "sums_by_row",
+    "target_counts",
     "teacher_items_from_scores",
+    "text_items",
+    "text_metrics",
     "valid_ratio",
     "write_answer_items",
     "write_items",
+    "write_text_items",
 ]

@@ -15,14 +15,15 @@ import torch
 from torch import nn
 
 from tutelage.align import check_same_tokenizer
-from tutelage.build import load_student, loss_terms, signal_temperatures, student_compute, train_options
-from tutelage.config import selection_metric
+from tutelage.build import load_student, student_compute, train_options
+from tutelage.config import Sequence, selection_metric
 from tutelage.data import read_prepared
 from tutelage.evaluate import FIDELITY_SIGNALS, fidelity
 from tutelage.experiment.checklist import show_checklist
-from tutelage.experiment.control import PermutedTeacher
-from tutelage.experiment.matrix import Run, method_of, reads_signal
+from tutelage.experiment.matrix import Run, method_of
+from tutelage.experiment.objective import make_objective
 from tutelage.experiment.origin import student_source, taught_source
+from tutelage.experiment.sequence_rows import SequenceRows, sequence_rows
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context, stage_artifact
 from tutelage.experiment.task_data import TaskData, open_task
@@ -48,15 +49,26 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     section, method = recipe.students[run.student], method_of(recipe, run)
     device, dtype = student_compute(recipe, section)
     is_bf16 = dtype == torch.bfloat16
-    options = train_options(recipe.train, method.train, section, seed=run.seed or 0, bf16=is_bf16)
+    options = train_options(
+        recipe.train, method.train, section,
+        seed=run.seed or 0, bf16=is_bf16, group_rows=getattr(method, "group_rows", None),
+    )  # fmt: skip
     torch.manual_seed(options.seed)  # the adapter's first values
-    student, data = open_student(context, run, taught, device=device, dtype=dtype)
+    student, data = open_student(context, run, taught, device=device, dtype=dtype, packed=options.packed)
     gold_rows = rows = data.rows(data.prepared.splits["train"], what=run.run_id, for_training=True)
+    mixed: SequenceRows | None = None
     if run.kind == "pseudo":
-        labels = data.kind.pseudo_answers(taught)
-        rows = data.rows(data.prepared.splits["train"], answers=labels, what=f"{run.run_id}, pseudo", for_training=True)
-    teacher = cached_teacher(context, run, taught, gold_rows, device=device) if reads_signal(method) else None
-    module = DistillationModule(student, loss_terms(method), fused=options.fused, bf16=is_bf16)
+        rows = data.pseudo_rows(taught, what=f"{run.run_id}, pseudo")
+    elif isinstance(method, Sequence):
+        mixed = sequence_rows(
+            data, taught, gold_rows,
+            share=method.lambda_, seed=run.seed or 0, permuted=run.role == "control", what=run.run_id,
+        )  # fmt: skip
+        rows = mixed.rows
+    objective = make_objective(context, run, taught, student, gold_rows, device=device)
+    module = DistillationModule(
+        student, objective.terms, projectors=objective.projectors, fused=options.fused, bf16=is_bf16
+    )
     scorer = Scorer(context, data, taught, device, is_bf16)
     work = context.folders.work(f"{run.run_id}-{key}")  # changed settings never meet an old checkpoint
     context.show(
@@ -64,7 +76,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     )
     with TrainProgress() as progress:
         result = train(
-            module, rows, teacher, options,
+            module, rows, objective.teachers, options,
             folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=key,
             evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=data.metric,
         )  # fmt: skip
@@ -78,9 +90,11 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
         "tokens": result.tokens,
         "targets": result.targets,
         "stopped_early": result.stopped_early,
-        "gold_labels": len(rows) if reads_gold else 0,
+        "gold_labels": mixed.num_gold if mixed else len(rows) if reads_gold else 0,
         "teacher_tokens": 0 if run.kind == "baseline" else taught.facts["num_tokens"],
     }
+    if mixed is not None:
+        record["sequences"] = mixed.counts | {"allowed": taught.facts["sequences"]["allowed"]}
     with stage_artifact(context, folder, stage="train", key=key, seconds={"train": result.seconds}) as temporary:
         for name in KEPT_LOGS:
             shutil.copyfile(work / name, temporary / name)
@@ -132,9 +146,9 @@ def score_teacher(context: Context, run: Run, folder: Path, key: str, taught: Ta
 
 
 def open_student(
-    context: Context, run: Run, taught: Taught, *, device: torch.device, dtype: torch.dtype
+    context: Context, run: Run, taught: Taught, *, device: torch.device, dtype: torch.dtype, packed: bool = False
 ) -> tuple[nn.Module, TaskData]:
-    """Load a student as it is before training, with its view of the task.
+    """Load a student as it is before training, with its view of the task; ``packed`` rows need one more proof.
 
     Raises:
         AlignmentError: If its tokenizer is not the teacher's, or a row holds an id that it does not know.
@@ -147,16 +161,8 @@ def open_student(
     if section.model is not None:
         check_same_tokenizer(tokenizer, load_tokenizer(taught_source(context)))
     base: Any = plain_model(student)
-    show_checklist(context, f"student {run.student}", base, tokenizer)
+    show_checklist(context, f"student {run.student}", base, tokenizer, packed=packed)
     return student, open_task(context, run.task, tokenizer, base)
-
-
-def cached_teacher(context: Context, run: Run, taught: Taught, rows: list[Any], *, device: torch.device) -> Any:
-    """Open the cached signal that a method names; for the control, with its rows permuted."""
-    method = method_of(context.recipe, run)
-    column = taught.column(method.signal, signal_temperatures(method))
-    teacher = CachedTeacher(context.folders.cache, taught.facts["fingerprint"], column, device=device)
-    return PermutedTeacher(teacher, rows, seed=run.seed or 0) if run.role == "control" else teacher
 
 
 @dataclass(frozen=True)

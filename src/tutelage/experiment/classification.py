@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 from tutelage.cache import CacheReader, ClassScoresColumn
-from tutelage.data import ClassificationTask, PreparedTask, Rows, check_verbalisers, choice_prompts, classification_rows
+from tutelage.data import (
+    ClassificationTask,
+    PreparedTask,
+    Rows,
+    WrittenAnswer,
+    check_verbalisers,
+    choice_prompts,
+    classification_rows,
+    written_rows,
+)
+from tutelage.data.prompts import answer_room
 from tutelage.evaluate import (
     Items,
     evaluate_classification,
@@ -38,16 +48,31 @@ class ClassificationKind:
         """
         check_verbalisers(data.tokenizer, task_of(data.prepared))
 
-    def rows(
-        self, data: TaskData, examples: Sequence[Any], *, answers: Sequence[int] | None, for_training: bool
-    ) -> Rows:
+    def rows(self, data: TaskData, examples: Sequence[Any], *, for_training: bool) -> Rows:
         """Return one row per example; a text is cut at the same place in training and evaluation."""
+        return self._rows(data, examples, answers=None)
+
+    def _rows(self, data: TaskData, examples: Sequence[Any], *, answers: Sequence[int] | None) -> Rows:
         return classification_rows(
             data.tokenizer,
             task_of(data.prepared),
             examples,
             answers=answers,
             max_length=data.max_length,
+            end_of_turn_id=data.end_of_turn_id,
+        )
+
+    def written_rows(self, data: TaskData, examples: Sequence[Any], answers: Sequence[WrittenAnswer]) -> Rows:
+        """Return one row per example whose answer has words; they need not be those of a class."""
+        task = task_of(data.prepared)
+        return written_rows(
+            data.tokenizer,
+            [task.filled(example) for example in examples],
+            answers,
+            item_keys=[example.item_key for example in examples],
+            lead=answer_lead(task),
+            max_length=data.max_length,
+            answer_room=answer_room(data.tokenizer, task),
             end_of_turn_id=data.end_of_turn_id,
         )
 
@@ -114,9 +139,9 @@ class ClassificationKind:
             texts=[example.fields["text"] for example in examples],
         )
 
-    def pseudo_answers(self, taught: Taught) -> list[int]:
-        """Return the class that the teacher finds most likely, per training row."""
-        return taught.class_scores("train").argmax(axis=1).tolist()
+    def pseudo_rows(self, data: TaskData, taught: Taught, examples: Sequence[Any]) -> Rows:
+        """Return one row per example, with the class that the teacher finds most likely."""
+        return self._rows(data, examples, answers=taught.class_scores("train").argmax(axis=1).tolist())
 
     def sequence_golds(self, task: Any, examples: Sequence[Any]) -> dict[str, Any]:
         """Return the classes' words without blanks, as gold answers and as labels."""
@@ -137,6 +162,12 @@ def task_of(prepared: PreparedTask) -> ClassificationTask:
     """Return the task, which is a classification."""
     assert isinstance(prepared.task, ClassificationTask), "a task's kind is that of its section"
     return prepared.task
+
+
+def answer_lead(task: ClassificationTask) -> str:
+    """Return the white space with which the words of all classes begin; one blank where they differ in it."""
+    leads = {words[: len(words) - len(words.lstrip())] for words in task.verbalisers}
+    return leads.pop() if len(leads) == 1 else " "
 
 
 def cached_scores(root: Path, fingerprint: str, class_ids: Sequence[int], rows: Sequence[StudentRow]) -> np.ndarray:

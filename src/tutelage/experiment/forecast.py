@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from tutelage.config import Recipe
 from tutelage.experiment.identity import Folders
@@ -69,8 +70,13 @@ def _prepared(recipe: Recipe, folders: Folders) -> tuple[int, int]:
             with path.open(encoding="utf-8") as stream:
                 for line in stream:
                     rows += 1
-                    text_bytes += sum(len(value.encode()) for value in json.loads(line)["fields"].values())
+                    text_bytes += sum(len(text.encode()) for text in _texts(json.loads(line)))
     return rows, text_bytes
+
+
+def _texts(item: dict[str, Any]) -> list[str]:
+    """Return what a model reads of an item: its fields, or the turns of a text."""
+    return [turn["content"] for turn in item["turns"]] if "turns" in item else list(item["fields"].values())
 
 
 def _finished(folders: Folders) -> list[Path]:

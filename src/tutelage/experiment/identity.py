@@ -13,6 +13,10 @@ from tutelage.store import safe_name
 SHORT_SETTINGS = {
     "temperature": "T",
     "alpha": "a",
+    "logit.temperature": "T",
+    "logit.alpha": "a",
+    "lambda_dist": "ld",
+    "lambda_angle": "la",
     "lambda": "l",
     "train.learning_rate": "lr",
     "train.num_train_epochs": "ep",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.config import Recipe, grid_points, with_point
+from tutelage.config import Recipe, grid_points, logit_part, with_point
 from tutelage.experiment.identity import run_id
 
 ROLES = {"baseline": "baseline", "pseudo": "pseudo"}  # the other kinds of method have the role "method"
@@ -19,7 +19,7 @@ class Run:
 
     run_id: str
     method: str
-    kind: str  # baseline | pseudo | logit | custom | untouched | teacher
+    kind: str  # that of the method, untouched or teacher
     role: str  # method | baseline | pseudo | control | untouched | teacher | trial
     task: str
     student: str
@@ -29,8 +29,16 @@ class Run:
 
 
 def shown_settings(method: Any, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run's name and tables show: temperature and alpha of a logit method, then the grid point."""
-    fixed = {"temperature": method.temperature, "alpha": method.alpha} if method.kind == "logit" else {}
+    """Return what a run's name and tables show: the weights of a method, its temperature, then the grid point."""
+    fixed: dict[str, Any] = {}
+    if method.kind in ("sequence", "feature"):
+        fixed["lambda"] = method.lambda_
+    elif method.kind == "relation":
+        fixed |= {"lambda_dist": method.lambda_dist, "lambda_angle": method.lambda_angle}
+    logit = logit_part(method)
+    if logit is not None:
+        inside = "" if logit is method else "logit."
+        fixed |= {f"{inside}temperature": logit.temperature, f"{inside}alpha": logit.alpha}
     return {**fixed, **point}
 
 

@@ -93,8 +93,7 @@ def _run_stages(context: Context, wanted: tuple[str, ...]) -> tuple[Path | None,
     prepared = {task: prepare(context, task) for task in recipe.tasks}
     if wanted[-1] == "prepare":
         return None, ""
-    section = recipe.teacher.adapt
-    context.adapted, adapted = adapt(context, prepared[section.task] if section else None)
+    context.adapted, adapted = adapt(context, prepared)
     teacher = adapted.content_digest if adapted else teacher_identity(context)
     if wanted[-1] == "adapt":
         return None, ""

@@ -10,6 +10,7 @@ from tutelage.config import LoadedRecipe, num_trials
 from tutelage.experiment.adapt import adapt_key, teacher_identity
 from tutelage.experiment.forecast import forecast
 from tutelage.experiment.identity import Folders
+from tutelage.experiment.layers import check_layers
 from tutelage.experiment.matrix import report_runs, teacher_run, trial_runs, untouched_run
 from tutelage.experiment.prepare import prepare_key
 from tutelage.experiment.stage import Context, finished
@@ -48,6 +49,8 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
     recipe = loaded.recipe
     context = Context(loaded, Folders(Path(recipe.workspace), recipe.name), show=print, command="")
     control = control or recipe.evaluate.permuted_teacher
+    if (context.base_folder / recipe.teacher.model).is_dir():  # others may have to be fetched to be looked into
+        check_layers(context)
     stages: list[PlannedStage] = []
     prepared = {
         task: _visit(stages, "prepare", task, context.folders.prepared(task), prepare_key(context, task))
@@ -56,12 +59,11 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
     section = recipe.teacher.adapt
     teacher: str | None = teacher_identity(context)
     if section is not None:
-        adapted = None
-        if (rows := prepared[section.task]) is not None:
-            key = adapt_key(context, rows)
-            adapted = _visit(stages, "adapt", section.task, context.folders.adapted(key), key)
+        adapted, subject = None, " + ".join(section.tasks)
+        if (key := adapt_key(context, prepared)) is not None:
+            adapted = _visit(stages, "adapt", subject, context.folders.adapted(key), key)
         else:
-            stages.append(PlannedStage("adapt", section.task, "waits", f"{section.max_steps} steps"))
+            stages.append(PlannedStage("adapt", subject, "waits", f"{section.max_steps} steps"))
         teacher = adapted.content_digest if adapted else None
     for task in recipe.tasks:
         rows = prepared[task]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tutelage.errors import DataError
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
-from tutelage.experiment.task_kinds import Section, label_map, rows_part, task_of
+from tutelage.experiment.task_kinds import Section, cut_rows, rows_part, sources_of
 from tutelage.store import Manifest, file_sha256, value_digest
 
 
@@ -21,24 +21,10 @@ def prepare(context: Context, task_name: str) -> Manifest:
         context.skip("prepare", task_name)
         return manifest
     with context.timed("prepare", task_name):
-        from tutelage.data import prepare_task, write_prepared
+        from tutelage.data import write_prepared
 
-        data = section.data
-        prepared = prepare_task(
-            task_of(task_name, section),
-            source=data.source,
-            subset=data.subset,
-            revision=data.revision,
-            licence=data.licence,
-            validation=data.validation,
-            limit=data.limit,
-            adapt_rows=adapt_rows(context, task_name),
-            validation_rows=data.validation_rows,
-            test_rows=data.test_rows,
-            seed=data.seed,
-            base_folder=context.base_folder,
-            label_map=label_map(section),
-        )
+        rows_apart = adapt_rows(context, task_name)
+        prepared = cut_rows(task_name, section, adapt_rows=rows_apart, base_folder=context.base_folder)
         with stage_artifact(context, folder, stage="prepare", key=key) as temporary:
             write_prepared(temporary, prepared)
     rows = ", ".join(f"{count:,} {split}" for split, count in prepared.info["rows"].items() if count)
@@ -61,7 +47,7 @@ def prepare_key(context: Context, task_name: str) -> str:
 def adapt_rows(context: Context, task_name: str) -> int:
     """Return how many rows are set apart for adapting the teacher on this task."""
     adapt = context.recipe.teacher.adapt
-    return adapt.rows if adapt is not None and adapt.task == task_name else 0
+    return adapt.rows if adapt is not None and task_name in adapt.tasks else 0
 
 
 def source_digest(context: Context, section: Section) -> str:
@@ -69,8 +55,8 @@ def source_digest(context: Context, section: Section) -> str:
     return value_digest(
         {
             name: _file_hashes(context.base_folder / Path(name).expanduser())
-            for name in (section.data.source, section.data.validation)
-            if name is not None and ":" not in name
+            for name in sources_of(section)
+            if ":" not in name
         }
     )
 

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.data import PreparedTask, Question, ReadingTask, Rows, reading_prompts, reading_rows
+from tutelage.data import (
+    PreparedTask,
+    Question,
+    ReadingTask,
+    Rows,
+    WrittenAnswer,
+    reading_prompts,
+    reading_rows,
+    written_rows,
+)
 from tutelage.evaluate import (
     AnswerItems,
     answer_metrics,
@@ -36,23 +45,38 @@ class ReadingKind:
     def check(self, data: TaskData) -> None:
         """Accept any tokenizer: answers are text."""
 
-    def rows(
-        self, data: TaskData, examples: Sequence[Question], *, answers: Sequence[str] | None, for_training: bool
-    ) -> Rows:
+    def rows(self, data: TaskData, examples: Sequence[Question], *, for_training: bool) -> Rows:
         """Return one row per question.
 
-        Where a context is too long, rows to train on hold the part with the gold answer; rows of other splits, and
-        those with other answers than gold ones, its beginning.
+        Where a context is too long, rows to train on hold the part with the gold answer; rows of other splits its
+        beginning.
         """
         return reading_rows(
             data.tokenizer,
             task_of(data.prepared),
             examples,
-            answers=answers,
             max_length=data.max_length,
             max_answer_length=data.section.max_answer_length,
             end_of_turn_id=data.end_of_turn_id,
-            keep_answers=for_training and answers is None,
+            keep_answers=for_training,
+        )
+
+    def written_rows(self, data: TaskData, examples: Sequence[Question], answers: Sequence[WrittenAnswer]) -> Rows:
+        """Return one row per question whose answer has words and is not too long.
+
+        Of a long context its beginning is read, as the teacher read it when it answered.
+        """
+        task, longest = task_of(data.prepared), data.section.max_answer_length
+        return written_rows(
+            data.tokenizer,
+            [task.filled(example) for example in examples],
+            answers,
+            item_keys=[example.item_key for example in examples],
+            lead=" ",
+            max_length=data.max_length,
+            answer_room=longest + 1,
+            max_answer_length=longest,
+            end_of_turn_id=data.end_of_turn_id,
         )
 
     def items(
@@ -129,9 +153,14 @@ class ReadingKind:
         """Return the teacher's answers on a split, as they were stored."""
         return replace(read_answer_items(answers_file(taught.folder, split)), score_name=metric)
 
-    def pseudo_answers(self, taught: Taught) -> list[str]:
-        """Return what the teacher wrote, per training question; an empty answer becomes no row."""
-        return list(read_answer_items(answers_file(taught.folder, "train")).predictions)
+    def pseudo_rows(self, data: TaskData, taught: Taught, examples: Sequence[Question]) -> Rows:
+        """Return one row per question to which the teacher wrote something; an answer that was cut has no end."""
+        items = read_answer_items(answers_file(taught.folder, "train"))
+        written = [
+            WrittenAnswer(text, has_ended=not is_cut)
+            for text, is_cut in zip(items.predictions, items.cut_B.tolist(), strict=True)
+        ]
+        return self.written_rows(data, examples, written)
 
     def sequence_golds(self, task: Any, examples: Sequence[Question]) -> dict[str, Any]:
         """Return the gold answers."""

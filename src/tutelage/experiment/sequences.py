@@ -11,6 +11,10 @@ from typing import Any
 from tutelage.experiment.stage import Context
 
 SPLIT = "train"  # students learn from these rows; no other split needs answers
+ADAPTED_TO_RAW = (
+    "the teacher was adapted to the task's bare template, but its answers are asked for as turns of a chat, which may "
+    "undo what it learnt; set `template: raw` on the signal `sequences`"
+)
 
 
 def sequence_facts(
@@ -41,6 +45,8 @@ def sequence_facts(
 
     data, task, examples = lesson.data, lesson.data.prepared.task, lesson.splits[SPLIT]
     chat = uses_chat(data.tokenizer, signal.template)
+    if chat and context.adapted is not None:
+        context.show(f"  warning: {ADAPTED_TO_RAW}")
     decoding = sequence_decoding(signal, data.tokenizer, lesson.model, chat=chat)
     column = sequences_column(lesson.model, decoding, tokenizer=data.tokenizer if chat else None)
     prompts, num_shortened = task_prompts(data, examples, chat=chat, room=data.max_length - signal.max_new_tokens)

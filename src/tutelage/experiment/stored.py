@@ -74,12 +74,9 @@ def recipe_context(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> Cont
     """Return the recipe's context as its stages would see it, the adapted teacher included where there is one."""
     recipe = loaded.recipe
     context = Context(loaded, Folders(Path(recipe.workspace), recipe.name), show, command="")
-    if recipe.teacher.adapt is not None:
-        prepared = _prepared(context, recipe.teacher.adapt.task)
-        if prepared is not None:
-            key = adapt_key(context, prepared)
-            folder = context.folders.adapted(key)
-            context.adapted = folder if finished(folder, key) is not None else None
+    if (key := _adapt_key(context)) is not None:
+        folder = context.folders.adapted(key)
+        context.adapted = folder if finished(folder, key) is not None else None
     return context
 
 
@@ -183,11 +180,16 @@ def _prepared(context: Context, task: str) -> Manifest | None:
 
 def _teacher(context: Context) -> str | None:
     """Identify the teacher as the teach stage does; None while its adaptation is not finished."""
-    section = context.recipe.teacher.adapt
-    if section is None:
+    if context.recipe.teacher.adapt is None:
         return teacher_identity(context)
-    prepared = _prepared(context, section.task)
-    if prepared is None or context.adapted is None:
+    key = _adapt_key(context)
+    if key is None or context.adapted is None:
         return None
-    manifest = finished(context.adapted, adapt_key(context, prepared))
+    manifest = finished(context.adapted, key)
     return manifest.content_digest if manifest is not None else None
+
+
+def _adapt_key(context: Context) -> str | None:
+    """Address the adaptation; None where the recipe has none, or one of its tasks is not prepared."""
+    section = context.recipe.teacher.adapt
+    return adapt_key(context, {task: _prepared(context, task) for task in section.tasks}) if section else None

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.align import check_ids
 from tutelage.config import selection_metric
-from tutelage.data import PreparedTask, Rows, read_prepared
+from tutelage.data import PreparedTask, Rows, WrittenAnswer, read_prepared
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_kinds import TaskKind, kind_of
 from tutelage.models.load import end_of_turn_id
@@ -48,30 +48,15 @@ class TaskData:
         """The token that fills a batch."""
         return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
 
-    def rows(
-        self,
-        examples: Sequence[Any],
-        *,
-        answers: Sequence[Any] | None = None,
-        what: str = "",
-        for_training: bool = False,
-    ) -> list[StudentRow]:
+    def rows(self, examples: Sequence[Any], *, what: str = "", for_training: bool = False) -> list[StudentRow]:
         """Return supervised rows; see :meth:`make_rows`."""
-        return self.make_rows(examples, answers=answers, what=what, for_training=for_training).rows
+        return self.make_rows(examples, what=what, for_training=for_training).rows
 
-    def make_rows(
-        self,
-        examples: Sequence[Any],
-        *,
-        answers: Sequence[Any] | None = None,
-        what: str = "",
-        for_training: bool = False,
-    ) -> Rows:
+    def make_rows(self, examples: Sequence[Any], *, what: str = "", for_training: bool = False) -> Rows:
         """Return supervised rows, and how many lost a part of their text or were left out.
 
         Args:
             examples: What to learn from.
-            answers: Replace the gold ones.
             what: Names the rows in what is shown; nothing is shown without it.
             for_training: Whether a part of a long text may be chosen for the answer that stands in it.
 
@@ -79,11 +64,43 @@ class TaskData:
             DataError: If a row has no target.
             AlignmentError: If a row holds an id that the model has no embedding for.
         """
-        made = self.kind.rows(self, examples, answers=answers, for_training=for_training)
+        return self._checked(self.kind.rows(self, examples, for_training=for_training), what)
+
+    def pseudo_rows(self, taught: Any, *, what: str = "") -> list[StudentRow]:
+        """Return the training rows with the teacher's hard answers, without those that it left empty.
+
+        Args:
+            taught: What the teach stage stored.
+            what: As for :meth:`make_rows`.
+
+        Raises:
+            CapabilityError: If the task has no answers apart from its texts.
+        """
+        return self._checked(self.kind.pseudo_rows(self, taught, self.prepared.splits["train"]), what).rows
+
+    def written_rows(
+        self, examples: Sequence[Any], answers: Sequence[WrittenAnswer], *, what: str = ""
+    ) -> list[StudentRow]:
+        """Return rows to learn from with what a teacher wrote, one per example with a usable answer.
+
+        Args:
+            examples: What was asked.
+            answers: One per example.
+            what: As for :meth:`make_rows`.
+
+        Raises:
+            DataError: If template and answer leave no room for a text.
+            AlignmentError: If a row holds an id that the model has no embedding for.
+        """
+        return self._checked(self.kind.written_rows(self, examples, answers), what).rows
+
+    def _checked(self, made: Rows, what: str) -> Rows:
         for row in made.rows:
             check_ids(row.ids, self.num_ids, f"row {row.item_key}")
         if made.num_shortened and what:
             self.context.show(f"  {what}: {made.num_shortened:,} texts were shortened to {self.max_length} tokens")
+        if made.num_split and what:
+            self.context.show(f"  {what}: {made.num_split:,} texts were split into rows of {self.max_length} tokens")
         if made.left_out and what:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
             self.context.show(f"  {what}: rows left out: {reasons}")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tutelage.config import Classification, Reading
+from tutelage.config import Classification, Reading, Text
 from tutelage.experiment.stage import Context
 from tutelage.samples import SAMPLES
 
-Section = Classification | Reading
+Section = Classification | Reading | Text
 SAMPLE_PREFIX = "sample:"
 
 
@@ -23,8 +23,12 @@ class TaskKind(Protocol):
         """Refuse a task that this tokenizer cannot carry."""
         ...
 
-    def rows(self, data: Any, examples: Sequence[Any], *, answers: Sequence[Any] | None, for_training: bool) -> Any:
-        """Return ``Rows`` to learn from; ``answers`` replace the gold ones."""
+    def rows(self, data: Any, examples: Sequence[Any], *, for_training: bool) -> Any:
+        """Return ``Rows`` to learn from, with the gold answers."""
+        ...
+
+    def written_rows(self, data: Any, examples: Sequence[Any], answers: Sequence[Any]) -> Any:
+        """Return ``Rows`` with what a teacher wrote (``WrittenAnswer``, one per example) as targets."""
         ...
 
     def items(self, data: Any, model: Any, examples: Sequence[Any], *, device: Any, token_budget: int) -> Any:
@@ -53,8 +57,8 @@ class TaskKind(Protocol):
         """Return the teacher's items on a split, from that folder, scored by ``metric`` where there is a choice."""
         ...
 
-    def pseudo_answers(self, taught: Any) -> list[Any]:
-        """Return the teacher's hard answers on the training split."""
+    def pseudo_rows(self, data: Any, taught: Any, examples: Sequence[Any]) -> Any:
+        """Return ``Rows`` with the teacher's hard answers to the training split, which ``examples`` are."""
         ...
 
     def sequence_golds(self, task: Any, examples: Sequence[Any]) -> dict[str, Any]:
@@ -73,18 +77,50 @@ def kind_of(section: Section) -> TaskKind:
             from tutelage.experiment.reading import ReadingKind
 
             return ReadingKind()
+        case Text():
+            from tutelage.experiment.text import TextKind
+
+            return TextKind()
 
 
-def task_of(name: str, section: Section) -> Any:
-    """Return the task as ``data`` knows it."""
-    from tutelage.build import classification_task, reading_task
+def cut_rows(name: str, section: Section, *, adapt_rows: int, base_folder: Path) -> Any:
+    """Read a task's sources and cut them into splits: a ``PreparedTask``."""
+    from tutelage.build import classification_task, reading_task, text_cuts, text_parts, text_task
+    from tutelage.data import prepare_task, prepare_texts
 
-    return classification_task(name, section) if isinstance(section, Classification) else reading_task(name, section)
+    if isinstance(section, Text):
+        return prepare_texts(
+            text_task(name, section),
+            text_parts(section),
+            text_cuts(section, adapt_rows=adapt_rows),
+            validation=section.data.validation,
+            streaming=section.data.streaming,
+            shuffle_buffer=section.data.shuffle_buffer,
+            base_folder=base_folder,
+        )
+    is_classification = isinstance(section, Classification)
+    data = section.data
+    return prepare_task(
+        classification_task(name, section) if is_classification else reading_task(name, section),
+        source=data.source,
+        subset=data.subset,
+        revision=data.revision,
+        licence=data.licence,
+        validation=data.validation,
+        limit=data.limit,
+        adapt_rows=adapt_rows,
+        validation_rows=data.validation_rows,
+        test_rows=data.test_rows,
+        seed=data.seed,
+        base_folder=base_folder,
+        label_map=section.data.labels if is_classification else None,
+    )
 
 
-def label_map(section: Section) -> Mapping[Any, str] | None:
-    """Return the classes of the values in a label column."""
-    return section.data.labels if isinstance(section, Classification) else None
+def sources_of(section: Section) -> list[str]:
+    """Return what a task's rows are read from, as the recipe names it."""
+    sources = [part.source for part in section.data.parts] if isinstance(section, Text) else [section.data.source]
+    return [*sources, *([section.data.validation] if section.data.validation is not None else [])]
 
 
 def rows_part(section: Section) -> dict[str, Any]:
@@ -93,13 +129,14 @@ def rows_part(section: Section) -> dict[str, Any]:
     if isinstance(section, Classification):
         return part | {"order": list(section.verbalisers)}
     # a sample of questions is made by us: another wording makes other rows
-    name = section.data.source.removeprefix(SAMPLE_PREFIX)
-    return part | ({"sample": SAMPLES[name].format_version} if name in SAMPLES else {})
+    names = [source.removeprefix(SAMPLE_PREFIX) for source in sources_of(section)]
+    versions = [SAMPLES[name].format_version for name in names if name in SAMPLES]
+    return part | ({"sample": versions[0]} if versions else {})
 
 
 def row_limits(section: Section) -> dict[str, Any]:
     """Return what decides rows of tokens beside their text."""
-    names = ("max_length",) if isinstance(section, Classification) else ("max_length", "max_answer_length")
+    names = ("max_length", "max_answer_length") if isinstance(section, Reading) else ("max_length",)
     return {name: getattr(section, name) for name in names}
 
 

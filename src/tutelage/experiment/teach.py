@@ -61,6 +61,10 @@ class Taught:
         drawn = [each for each in own if isinstance(each, SampledColumn) and each.temperature in temperatures]
         return (drawn or own)[0]
 
+    def columns_by_layer(self, kind: str) -> dict[int, Any]:
+        """Return the columns of hidden or pooled states that this stage stored, by layer."""
+        return {column.layer: column for column in signal_columns_of(self.facts) if column.kind == kind}
+
     def class_scores(self, split: str) -> np.ndarray:
         """Return the teacher's log-probability of each label, float64 [B, C], in the order of the split."""
         return np.load(self.folder / f"scores_{split}.npy", allow_pickle=False)
@@ -127,10 +131,12 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
     from tutelage.build import teacher_compute
     from tutelage.data import sample_rows_text
     from tutelage.experiment.checklist import show_checklist
+    from tutelage.experiment.layers import check_layers
     from tutelage.experiment.origin import taught_source
     from tutelage.experiment.task_data import open_task
     from tutelage.models.load import load_model, load_tokenizer
 
+    check_layers(context)
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
     tokenizer = load_tokenizer(source)

@@ -10,18 +10,29 @@ from tutelage.losses.divergences import jsd, reverse_kl, skew_kl, skew_reverse_k
 from tutelage.losses.events import teacher_logits
 from tutelage.losses.forward_kl import dense_forward_kl, forward_kl, sampled_forward_kl, topk_forward_kl
 from tutelage.losses.plain import HeadLosses, head_losses
-from tutelage.losses.registry import LOSSES
+from tutelage.losses.registry import LOSSES, STATE_LOSSES
+from tutelage.losses.relation import relation_angle, relation_distance
+from tutelage.losses.state_capabilities import STATE_CAPABILITIES, check_state_capability
+from tutelage.losses.states import hidden_cosine, hidden_mse, hidden_normalised_mse
 
 __all__ = [
     "CAPABILITIES",
     "LOSSES",
+    "STATE_CAPABILITIES",
+    "STATE_LOSSES",
     "HeadLosses",
     "check_capability",
+    "check_state_capability",
     "cross_entropy",
     "dense_forward_kl",
     "forward_kl",
     "head_losses",
+    "hidden_cosine",
+    "hidden_mse",
+    "hidden_normalised_mse",
     "jsd",
+    "relation_angle",
+    "relation_distance",
     "reverse_kl",
     "sampled_forward_kl",
     "skew_kl",

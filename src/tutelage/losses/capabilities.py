@@ -11,7 +11,7 @@ from typing import Literal
 from tutelage.errors import CapabilityError
 
 SOURCES = ("live", "cached", "served")
-SIGNALS = ("dense", "final_hidden", "topk", "sampled", "class_scores", "none")
+SIGNALS = ("dense", "final_hidden", "topk", "sampled", "class_scores", "hidden", "pooled", "none")
 LABEL_DIVERGENCES = ("cross_entropy",)  # read gold labels: no teacher, no temperature
 TEACHER_DIVERGENCES = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation")
 
@@ -110,6 +110,10 @@ _BIASED = (
     "it is not linear in the teacher's probabilities, so an estimate of them gives a biased loss; use forward_kl, or "
     "final_hidden or topk"
 )
+_NO_DISTRIBUTION = (
+    "hidden states of a layer are not a distribution over tokens; use final_hidden, which gives one, or a loss over "
+    "hidden states"
+)
 
 REFUSED_SIGNALS: dict[tuple[str, str], str] = {
     ("live", "none"): _NO_TEACHER,
@@ -121,6 +125,7 @@ REFUSED_SIGNALS: dict[tuple[str, str], str] = {
     ("served", "sampled"): _SERVED_SAMPLED,
     ("served", "class_scores"): "a server's top-k need not hold every label word; use topk at T = 1",
     ("served", "none"): _NO_TEACHER,
+    **{(source, signal): _NO_DISTRIBUTION for source in SOURCES for signal in ("hidden", "pooled")},
 }
 
 REFUSALS: dict[tuple[str, str, str], str] = {

@@ -1,6 +1,6 @@
-"""Losses and their gradients with respect to one tile of logits, without autograd.
+"""Losses and their gradients with respect to a block of logits, without autograd.
 
-In: logits of M positions (one chunk of N), what they are compared with, weights. Out: unweighted sums, and the
+In: logits of M positions (a few of a chunk), what they are compared with, weights. Out: unweighted sums, and the
 gradient of the weighted sum written into a buffer.
 
 With q the student's softmax at T and p the teacher's, a divergence D of the scaled logits ``u = z / T`` has the
@@ -9,7 +9,7 @@ proportions that the student gives them. With the factor ``T**n`` of the loss an
 ``T**(n - 1)`` times: forward KL, dense ``q - p``; top-k with a tail ``q - p`` on kept ids and ``(q_tail - p_tail) *
 softmax_rest`` elsewhere, a form that has no ``1 - sum`` in it; sampled with weights w ``q sum(w) - w``. Cross-entropy
 adds ``q - onehot`` at T = 1. So every sparse case is a row-scaled softmax plus a few entries. Dense forward KL, the
-common one, is written into tiles; the others go through ``forms.py`` a few rows at a time.
+common one, is written in place; the others go through ``forms.py``, whose temporaries are as small as the block.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,6 @@ from tutelage.types import ClassScores
 
 # An id the teacher masks has log p = -inf, and -inf * 0 is NaN; exp of this floor is 0 in every dtype.
 _LOGPROB_FLOOR = -1e4
-# Of the rows that a form computes at once. On a CPU its dozen temporaries then stay in a core's cache: 0.2 s for 192
-# rows of 49,152 ids against 0.5 s over whole tiles. Elsewhere every operation is a launch; larger blocks need fewer.
-_CPU_BLOCK_BYTES, _BLOCK_BYTES = 2**19, 2**24
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def dense_form_tile(
 ) -> TileSums:
     """Compare by any form with the teacher's full logits and, at T = 1, with labels in the same pass.
 
-    A few rows at a time: the form's temporaries are small blocks, whatever M is.
+    The form makes a dozen temporaries of the size of its inputs.
 
     Args:
         logits_MV: The student's logits over the compared ids, float32 or float64. Not changed.
@@ -165,23 +162,15 @@ def dense_form_tile(
     Returns:
         The sums; the power of the temperature is in the teacher's.
     """
-    block_bytes = _CPU_BLOCK_BYTES if logits_MV.device.type == "cpu" else _BLOCK_BYTES
-    num_rows = max(1, block_bytes // (logits_MV.element_size() * logits_MV.shape[1]))
-    label_sum, teacher_sum = logits_MV.new_zeros(()), logits_MV.new_zeros(())
-    for start in range(0, len(logits_MV), num_rows):
-        at = slice(start, start + num_rows)
-        student_mV = torch.log_softmax(logits_MV[at] / task.temperature, dim=1)
-        events = task.form(torch.log_softmax(teacher_logits_MV[at] / task.temperature, dim=1), student_mV, task.share)
-        teacher_sum += events.values_NX.sum()
-        if labels_M1 is not None:
-            label_sum -= student_mV.gather(1, labels_M1[at]).sum()
-        if task.want_gradient:
-            torch.mul(events.pushes_NX, task.teacher_pull, out=out_MV[at])
-            if task.label_weight:
-                out_MV[at].add_(student_mV.exp_(), alpha=task.label_weight)
+    student_MV = torch.log_softmax(logits_MV / task.temperature, dim=1)
+    events = task.form(torch.log_softmax(teacher_logits_MV / task.temperature, dim=1), student_MV, task.share)
+    label_sum = None if labels_M1 is None else -student_MV.gather(1, labels_M1).sum()
     if task.want_gradient:
+        torch.mul(events.pushes_NX, task.teacher_pull, out=out_MV)
+        if task.label_weight:
+            out_MV.add_(student_MV.exp_(), alpha=task.label_weight)
         _pull_to_labels(out_MV, labels_M1, task)
-    return TileSums(None if labels_M1 is None else label_sum, task.scale * teacher_sum)
+    return TileSums(label_sum, task.scale * events.values_NX.sum())
 
 
 def sampled_tile(

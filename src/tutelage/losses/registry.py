@@ -1,7 +1,8 @@
 """All losses, by the name a recipe uses.
 
-In: nothing. Out: ``LOSSES``. A new entry needs an oracle, a capability, a form with a closed-form gradient, a section
-of the recipe's schema and a page: a contract test says which is missing.
+In: nothing. Out: ``LOSSES`` over logits and ``STATE_LOSSES`` over hidden states. A new entry needs an oracle, a
+capability, a place in the recipe's schema, a page, and over logits a form with a closed-form gradient: a contract test
+says which is missing.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Literal
 from tutelage.losses.cross_entropy import cross_entropy
 from tutelage.losses.divergences import jsd, reverse_kl, skew_kl, skew_reverse_kl, total_variation
 from tutelage.losses.forward_kl import forward_kl
+from tutelage.losses.relation import relation_angle, relation_distance
+from tutelage.losses.states import hidden_cosine, hidden_mse, hidden_normalised_mse
 from tutelage.types import LossSum
 
 
@@ -23,6 +26,18 @@ class Loss:
     setting: Literal["beta", "skew"] | None = None
 
 
+@dataclass(frozen=True)
+class StateLoss:
+    """A loss over hidden states and the signal it reads, which also says how it is called and what it counts.
+
+    ``hidden``: ``compute(student_PE, teacher_PE)`` counts tokens. ``pooled``: ``compute(student_BD, teacher_BE,
+    group_sizes)`` counts groups.
+    """
+
+    compute: Callable[..., LossSum]
+    reads: Literal["hidden", "pooled"]
+
+
 LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(cross_entropy, compares_with="labels"),
     "forward_kl": Loss(forward_kl, compares_with="teacher"),
@@ -31,4 +46,12 @@ LOSSES: dict[str, Loss] = {
     "skew_kl": Loss(skew_kl, compares_with="teacher", setting="skew"),
     "skew_reverse_kl": Loss(skew_reverse_kl, compares_with="teacher", setting="skew"),
     "total_variation": Loss(total_variation, compares_with="teacher"),
+}
+
+STATE_LOSSES: dict[str, StateLoss] = {
+    "hidden_mse": StateLoss(hidden_mse, reads="hidden"),
+    "hidden_normalised_mse": StateLoss(hidden_normalised_mse, reads="hidden"),
+    "hidden_cosine": StateLoss(hidden_cosine, reads="hidden"),
+    "relation_distance": StateLoss(relation_distance, reads="pooled"),
+    "relation_angle": StateLoss(relation_angle, reads="pooled"),
 }

@@ -1,6 +1,6 @@
 """Walk over N positions in chunks whose ``[M, V]`` tiles stay small, and reuse the tiles' memory.
 
-In: sizes, output heads, hidden states. Out: chunk bounds, buffers, tiles of logits.
+In: sizes, output heads, hidden states. Out: chunk bounds, buffers, tiles of products, blocks of logits.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,22 @@ from torch import Tensor
 
 from tutelage.types import OutputHead
 
-# Large enough for the matrix products to run at full speed, small enough not to matter beside a model.
-# Fresh 50 MB tiles cost more in page faults than the exp over them (33 ms against 15 ms): hence the buffers.
-TILE_BYTES = 48 * 2**20
+# Of one chunk's product, in the weight's dtype: large enough for the matrix products to run at full speed (from 128
+# rows on, at 49k ids), small enough not to matter beside a model. Fresh 50 MB tiles cost more in page faults than the
+# exp over them (33 ms against 15 ms): hence the buffers.
+TILE_BYTES = 24 * 2**20
+# Of the rows that are compared at once, in float32. On a CPU a dozen passes over a block stay in a core's cache; over
+# whole tiles each costs two to four times as much. Elsewhere every pass is a launch, and larger blocks need fewer.
+CPU_BLOCK_BYTES, BLOCK_BYTES = 2**20, 2**25
 
 
-def chunk_bounds(num_positions: int, *, vocab_size: int, chunk: int | None) -> list[tuple[int, int]]:
+def chunk_bounds(num_positions: int, *, row_bytes: int, chunk: int | None) -> list[tuple[int, int]]:
     """Cut positions into near-equal chunks.
 
     Args:
         num_positions: N.
-        vocab_size: Columns of a tile.
-        chunk: Most positions per chunk; None chooses it so that a float32 tile takes ``TILE_BYTES``.
+        row_bytes: Of one row of a tile.
+        chunk: Most positions per chunk; None chooses it so that a tile takes ``TILE_BYTES``.
 
     Returns:
         Start and stop of each chunk, in order; empty for N = 0.
@@ -32,7 +36,7 @@ def chunk_bounds(num_positions: int, *, vocab_size: int, chunk: int | None) -> l
         ValueError: If ``chunk`` is below 1.
     """
     if chunk is None:
-        chunk = max(1, TILE_BYTES // (4 * vocab_size))
+        chunk = max(1, TILE_BYTES // row_bytes)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 position per chunk")
     # Equal sizes: a last chunk of one row would read the whole head for a single position.
@@ -67,30 +71,31 @@ def head_in_dtype(head: OutputHead, dtype: torch.dtype | None, *, detach: bool =
     return replace(head, weight_VD=tensors[0], bias_V=tensors[1])
 
 
-def head_tile(hidden_MD: Tensor, head: OutputHead, *, out_MV: Tensor, buffers: TileBuffers) -> None:
-    """Write the head's logits into a tile: the same products as ``OutputHead.logits``, in the weight's dtype.
+def block_rows(row_bytes: int, device: torch.device) -> int:
+    """Give how many rows, at least one, are compared at once."""
+    return max(1, (CPU_BLOCK_BYTES if device.type == "cpu" else BLOCK_BYTES) // row_bytes)
 
-    Args:
-        hidden_MD: Hidden states of one chunk, any float dtype.
-        head: Detached. Its weight may be narrower than the tile; then the product is rounded to the weight's dtype
-            first, as ``torch.nn.functional.linear`` does.
-        out_MV: float32 or float64; overwritten.
-        buffers: Where the narrow product lives.
+
+def multiply_head(hidden_MD: Tensor, head: OutputHead, *, out_MV: Tensor) -> Tensor:
+    """Write ``h @ weight.T + bias`` of a chunk into a tile, rounded to the weight's dtype, and return the tile.
+
+    The same products as ``OutputHead.logits``. ``head`` is detached, ``out_MV`` has its weight's dtype.
     """
     weight_VD = head.weight_VD
-    narrow = weight_VD.dtype != out_MV.dtype
-    product_MV = buffers.take("product", out_MV.shape, weight_VD.dtype) if narrow else out_MV
     hidden_MD = hidden_MD.to(weight_VD.dtype)
     if head.bias_V is None:
-        torch.mm(hidden_MD, weight_VD.t(), out=product_MV)
-    else:
-        torch.addmm(head.bias_V, hidden_MD, weight_VD.t(), out=product_MV)
-    if narrow:
-        out_MV.copy_(product_MV)
+        return torch.mm(hidden_MD, weight_VD.t(), out=out_MV)
+    return torch.addmm(head.bias_V, hidden_MD, weight_VD.t(), out=out_MV)
+
+
+def finish_logits(product_mV: Tensor, head: OutputHead, *, out_mV: Tensor) -> Tensor:
+    """Write the logits that belong to a few rows of a product into a float32 or float64 block, and return it."""
+    out_mV.copy_(product_mV)
     if head.softcap is not None:
-        out_MV.mul_(head.scale / head.softcap).tanh_().mul_(head.softcap)
+        out_mV.mul_(head.scale / head.softcap).tanh_().mul_(head.softcap)
     elif head.scale != 1.0:
-        out_MV.mul_(head.scale)
+        out_mV.mul_(head.scale)
+    return out_mV
 
 
 def chain_through_head(grad_MV: Tensor, logits_MV: Tensor, head: OutputHead) -> None:

@@ -15,7 +15,11 @@ from tutelage.types import Batch, OutputHead
 # Each name as its family's config spells it; `prove_model` compares the result with the model's own logits.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere; Falcon-H1
 DIVISORS = ("logits_scaling",)  # Granite
-SOFTCAPS = ("final_logit_softcapping",)  # Gemma 2 and 3
+SOFTCAPS = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)  # Gemma 2 and 3; RecurrentGemma; xLSTM
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:

@@ -3,19 +3,26 @@
 In: a model and a few batches. Out: each layer's influence, the layers to keep (the layer map), the smaller model.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
 from tutelage.models.head import final_hidden, plain_model
+from tutelage.models.source import one_line
 from tutelage.types import Batch
 
 # Lists in a config with one entry per decoder layer.
-PER_LAYER_FIELDS = ("layer_types", "no_rope_layers", "mlp_layer_types")
+PER_LAYER_FIELDS = ("layer_types", "layers_block_type", "no_rope_layers", "mlp_layer_types", "moe_layer_freq")
+MOVING_SETTINGS = ("training", "gradient_checkpointing", "_is_hf_initialized")  # say nothing about what is computed
+# What a config or a model raises that does not fit the number of layers.
+REBUILD_ERRORS = (AttributeError, LookupError, TypeError, ValueError, RuntimeError, StrictDataclassError)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -157,17 +164,19 @@ def drop_layers(model: nn.Module, kept: Sequence[int]) -> nn.Module:
     """Keep only these decoder layers, in place, and make config and layer numbers say so.
 
     ``num_hidden_layers``, the per-layer lists of the config (``layer_types`` and its like) and every
-    ``layer_idx`` (which addresses the KV cache) are set anew. The caller stores the layer map.
+    ``layer_idx`` (which addresses the KV cache) are set anew. The caller stores the layer map. What the config
+    builds is then compared with what was kept: a saved student must be the student that was trained.
 
     Args:
-        model: A plain model. Changed in place.
+        model: A plain model. Changed in place; of no use after an error.
         kept: Ascending indices from :func:`choose_layers`.
 
     Returns:
         The same model.
 
     Raises:
-        ModelError: If the indices are not ascending and in range, or layers share keys and values.
+        ModelError: If the indices are not ascending and in range, layers share keys and values, or a kept layer is
+            not what its new number would make it (sparse layers after dense ones, scales by depth).
     """
     layers = decoder_layers(model)
     if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= len(layers):
@@ -179,7 +188,7 @@ def drop_layers(model: nn.Module, kept: Sequence[int]) -> nn.Module:
         )
     config = inner.config.get_text_config()
     for name in PER_LAYER_FIELDS:
-        entries = getattr(config, name, None)
+        entries = vars(config).get(name)  # a property follows from other settings
         if isinstance(entries, list | tuple) and len(entries) == len(layers):
             setattr(config, name, [entries[i] for i in kept])
     stay = [layers[i] for i in kept]
@@ -187,7 +196,49 @@ def drop_layers(model: nn.Module, kept: Sequence[int]) -> nn.Module:
     for index, layer in enumerate(stay):
         layers[index] = layer
         for part in layer.modules():
-            if hasattr(part, "layer_idx"):
+            if getattr(part, "layer_idx", None) is not None:
                 part.layer_idx = index  # pyright: ignore
     config.num_hidden_layers = len(stay)
+    _require_rebuildable(inner, kept)
     return model
+
+
+def _require_rebuildable(model: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Refuse a model whose saved config would build other layers than it holds; no weight is made for that."""
+    try:
+        with torch.device("meta"):
+            config = type(model.config).from_dict(copy.deepcopy(model.config.to_dict()))
+            built = list(decoder_layers(type(model)(config)))
+    except (*REBUILD_ERRORS, ModelError) as error:
+        found = one_line(error)
+    else:
+        pairs = zip(kept, decoder_layers(model), built, strict=True)
+        differing = ((was, _difference(own, new)) for was, own, new in pairs)
+        first = next(((was, difference) for was, difference in differing if difference), None)
+        if first is None:
+            return
+        found = f"layer {first[0]}: {first[1]}"
+    raise ModelError(
+        f"Without the other layers, the config of {type(model).__name__} does not describe the layers {list(kept)} "
+        f"({found}), so a saved student would be another model. Keep the first layers, or choose another model."
+    )
+
+
+def _difference(own: nn.Module, new: nn.Module) -> str | None:
+    """Name the first part, shape or setting in which two layers differ; None if there is none."""
+    own_facts, new_facts = dict(_facts(own)), dict(_facts(new))
+    for name in sorted(own_facts.keys() | new_facts.keys()):
+        if own_facts.get(name) != new_facts.get(name):
+            return f"{name} is {own_facts.get(name, 'absent')}, rebuilt {new_facts.get(name, 'absent')}"
+    return None
+
+
+def _facts(layer: nn.Module) -> Iterator[tuple[str, Any]]:
+    """List a layer's parts, the shapes of its weights, and the plain settings that its parts hold."""
+    for path, part in layer.named_modules():
+        yield path or "it", type(part).__name__
+        for name, value in vars(part).items():
+            if isinstance(value, bool | int | float | str | None) and name not in MOVING_SETTINGS:
+                yield f"{path}.{name}".lstrip("."), value
+    for name, weight in layer.named_parameters():
+        yield name, tuple(weight.shape)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tutelage.align import row_places
 from tutelage.errors import CapabilityError, ModelError
 from tutelage.models.head import final_hidden, find_head, plain_model
 from tutelage.models.shrink import decoder_layers
@@ -76,6 +77,18 @@ def tapped_layers(model: nn.Module, layers: Collection[int]) -> Iterator[dict[in
     finally:
         for handle in handles:
             handle.remove()
+
+
+def mean_state(states_RE: Float[Tensor, "R E"]) -> Float[Tensor, " E"]:
+    """Average the states of one row's R real tokens, in float32 (float64 stays): what stands for the whole row."""
+    return states_RE.to(torch.promote_types(states_RE.dtype, torch.float32)).mean(dim=0)
+
+
+def pooled_rows(grid_GD: Float[Tensor, "G D"], batch: Batch) -> Float[Tensor, "B D"]:
+    """Average the states of each row of a batch over its real tokens, padded or packed; gradients flow."""
+    starts, lengths = row_places(batch)
+    spans = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+    return torch.stack([mean_state(grid_GD[start:stop]) for start, stop in spans])
 
 
 def check_layers(layers: Collection[int], *, num_layers: int) -> None:

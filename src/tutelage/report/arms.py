@@ -14,7 +14,10 @@ from tutelage.report.pairing import ItemScores, Seed
 from tutelage.report.statistics import bootstrap_interval, seed_spread, share_interval
 
 ROLE_ORDER = {"teacher": 0, "untouched": 1, "baseline": 2, "pseudo": 3, "method": 4, "control": 5}
-MEAN_METRICS = ("macro_f1", "f1", "exact_match", "valid_ratio", "ece", "kl_to_teacher", "top1_agreement")
+MEAN_METRICS = (
+    *("macro_f1", "f1", "exact_match", "valid_ratio", "ece", "token_accuracy", "token_probability", "nll"),
+    *("perplexity", "bits_per_byte", "kl_to_teacher", "top1_agreement"),
+)
 BUDGET_COUNTS = ("gold_labels", "tokens", "targets", "steps", "teacher_tokens")
 
 

@@ -15,7 +15,12 @@ from tutelage.report.resampling import LEVEL, NUM_RESAMPLES, RESAMPLING_SEED
 from tutelage.report.trials import heat_map_grids, list_trials
 
 FORMAT_VERSION = 1
-SCORE_WORDS = {"f1": "F1", "exact_match": "exact match"}  # how people call a metric; the others as they are
+SCORE_WORDS = {  # how people call a metric; the others as they are
+    "f1": "F1",
+    "exact_match": "exact match",
+    "token_accuracy": "token accuracy",
+    "token_probability": "token probability",
+}
 
 
 def summarise(experiment: Experiment, *, question: str, command: str) -> dict[str, Any]:

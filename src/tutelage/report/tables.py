@@ -90,13 +90,21 @@ def main_table(group: dict[str, Any]) -> Table:
 
 
 def _task_columns(group: dict[str, Any]) -> tuple[Column, ...]:
-    """Return the further metrics of classes, or of written answers."""
+    """Return the further metrics of classes, of written answers, or of texts."""
     valid = Column("valid_ratio", "Valid %", numerals.percent)
     if any(arm.get("exact_match") is not None for arm in group["arms"]):
-        shown = {"f1": "F1 %", "exact_match": "Exact match %"}
-        others = {key: title for key, title in shown.items() if title.lower() != f"{group['score_name']} %".lower()}
-        return (*(Column(key, title, numerals.percent) for key, title in others.items()), valid)
+        return (*_other_scores(group, {"f1": "F1 %", "exact_match": "Exact match %"}), valid)
+    if any(arm.get("bits_per_byte") is not None for arm in group["arms"]):
+        shown = {"token_accuracy": "Token accuracy %", "token_probability": "Token probability %"}
+        plain = {"nll": "Nats per token", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
+        return (*_other_scores(group, shown), *(Column(key, title, numerals.decimal) for key, title in plain.items()))
     return (Column("macro_f1", "Macro-F1 %", numerals.percent), valid, Column("ece", "ECE", numerals.decimal))
+
+
+def _other_scores(group: dict[str, Any], titles: Mapping[str, str]) -> list[Column]:
+    """Return the scores that the items could have been judged by and were not."""
+    own = f"{group['score_name']} %".lower()
+    return [Column(key, title, numerals.percent) for key, title in titles.items() if title.lower() != own]
 
 
 def comparison_table(group: dict[str, Any]) -> Table:

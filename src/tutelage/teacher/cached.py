@@ -3,6 +3,7 @@
 In: a ``Batch`` with the teacher's row keys and positions. Out: a ``TeacherSignal``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +19,8 @@ from tutelage.cache.teacher_head import read_head
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import AlignmentError, CacheError
 from tutelage.teacher.measure import is_state_column
-from tutelage.teacher.signals import as_signal
-from tutelage.types import Batch, TeacherSignal
+from tutelage.teacher.signals import as_signal, column_tokens
+from tutelage.types import Batch, TeacherRow, TeacherSignal
 
 
 class CachedTeacher:
@@ -72,6 +73,10 @@ class CachedTeacher:
         tensors = self.reader.read([row.key for row in batch.teacher_rows], positions)
         moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         return as_signal(self.column, moved, self.head, batch.teacher_rows)
+
+    def num_tokens(self, rows: Sequence[TeacherRow]) -> dict[int, int]:
+        """Count, by layer, the tokens of some rows whose hidden states are given; nothing for other signals."""
+        return column_tokens(self.column, rows)
 
 
 def missing_column(root: Path, fingerprint: str, column: Column) -> CacheError:

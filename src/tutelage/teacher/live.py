@@ -3,6 +3,7 @@
 In: a ``Batch`` in the teacher's own ids. Out: a ``TeacherSignal`` at its N positions, or at its tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from tutelage.models.head import final_hidden, find_head
 from tutelage.models.taps import read_states, require_taps
 from tutelage.teacher.logits import TiledHead, head_logits
 from tutelage.teacher.measure import StateColumn, measure_states, measure_vocabulary, token_places
-from tutelage.teacher.signals import as_signal, build_column, wanted_places
+from tutelage.teacher.signals import as_signal, build_column, column_tokens, wanted_places
 from tutelage.types import Batch, DenseLogits, OutputHead, TeacherRow, TeacherSignal
 
 
@@ -71,6 +72,10 @@ class LiveTeacher:
         chosen = replace(batch, logit_index_N=batch.logit_index_N[places], labels_N=batch.labels_N[places])
         tensors = measure_vocabulary(final_hidden(self.model, chosen), self.tiled_head, [column], rows)[column]
         return as_signal(column, tensors, self.head, batch.teacher_rows)
+
+    def num_tokens(self, rows: Sequence[TeacherRow]) -> dict[int, int]:
+        """Count, by layer, the tokens of some rows whose hidden states are given; nothing for other signals."""
+        return column_tokens(self.column, rows)
 
 
 def detached(head: OutputHead) -> OutputHead:

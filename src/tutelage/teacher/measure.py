@@ -18,7 +18,7 @@ from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import AlignmentError
 from tutelage.models.shrink import real_tokens
-from tutelage.models.taps import StateGrid
+from tutelage.models.taps import StateGrid, mean_state
 from tutelage.teacher.draws import count_distinct, draw, uniforms
 from tutelage.teacher.logits import LogitTile, TiledHead
 from tutelage.types import Batch, OutputHead, TeacherRow
@@ -72,7 +72,7 @@ def measure_states(
     grid_GE = states.tapped[column.layer]
     if isinstance(column, HiddenColumn):
         return {"hidden_NE": grid_GE[flat_index(places, rows)]}
-    return {"pooled_NE": torch.stack([grid_GE[places[row.key]].float().mean(dim=0) for row in rows])}
+    return {"pooled_NE": torch.stack([mean_state(grid_GE[places[row.key]]) for row in rows])}
 
 
 @torch.no_grad()

@@ -183,3 +183,10 @@ def wanted_places(column: Column, batch: Batch) -> np.ndarray:
         for start, row in zip(starts, batch.teacher_rows, strict=True)
     ]
     return np.concatenate(places) if places else np.empty(0, dtype=np.int64)
+
+
+def column_tokens(column: Column | None, rows: Sequence[TeacherRow]) -> dict[int, int]:
+    """Count, by layer, the tokens of some rows at which ``column`` holds hidden states; nothing for other kinds."""
+    if not isinstance(column, HiddenColumn):
+        return {}
+    return {column.layer: sum(len(column.positions_of(row)) for row in rows)}

@@ -4,14 +4,25 @@ In: rows, teacher signals, losses, gradients. Out: nothing, or an error that nam
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import AlignmentError, DataError, NumericsError
-from tutelage.types import Batch, DenseLogits, FinalHidden, Sampled, StudentRow, TeacherSignal, TopK
+from tutelage.types import (
+    Batch,
+    DenseLogits,
+    FinalHidden,
+    HiddenStates,
+    Pooled,
+    Sampled,
+    StudentRow,
+    TeacherSignal,
+    TeacherSignals,
+    TopK,
+)
 
 NUM_NAMED = 5
 
@@ -35,6 +46,47 @@ def check_rows(rows: Sequence[StudentRow]) -> None:
         raise DataError(
             f"{len(empty)} of {len(rows)} rows have no supervised target: {name_some(empty)}. A row must keep its "
             "answer; raise `max_length` or drop the row."
+        )
+
+
+def check_signals(signals: TeacherSignals, batch: Batch, *, step: int) -> None:
+    """Refuse whatever a teacher said about a batch that is not finite, or about something else than the batch.
+
+    Raises:
+        AlignmentError: If the number of positions, rows or tokens differs.
+        NumericsError: With the rows of the non-finite values.
+    """
+    if signals.distribution is not None:
+        check_signal(signals.distribution, batch, step=step)
+    for states in (*signals.hidden.values(), *signals.pooled.values()):
+        check_states(states, batch, step=step)
+
+
+def check_states(states: HiddenStates | Pooled, batch: Batch, *, step: int) -> None:
+    """Refuse hidden states of other rows or tokens than were asked for, and values that are not finite.
+
+    Raises:
+        AlignmentError: If rows and vectors do not match in number.
+        NumericsError: With the rows of the non-finite vectors.
+    """
+    if isinstance(states, HiddenStates):
+        counts, values_XE = np.array([len(tokens) for tokens in states.tokens]), states.hidden_PE
+    else:
+        counts, values_XE = np.ones(len(states.pooled_BE), dtype=np.int64), states.pooled_BE
+    if len(counts) != len(batch.item_keys) or counts.sum() != len(values_XE):
+        raise AlignmentError(
+            f"Step {step}: the teacher gave {len(values_XE)} vectors of layer {states.layer} for {counts.sum()} places "
+            f"of {len(counts)} rows, the batch has {len(batch.item_keys)} rows. Both must come from the same rows; "
+            "teach again."
+        )
+    bad_X = ~values_XE.isfinite().all(dim=1)
+    if bad_X.any():
+        rows = np.repeat(np.arange(len(counts)), counts)[bad_X.cpu().numpy()]
+        names = [batch.item_keys[row] for row in np.unique(rows)]
+        raise NumericsError(
+            f"Step {step}: the teacher's states of layer {states.layer} are not finite at {int(bad_X.sum())} of "
+            f"{len(bad_X)} places, rows {name_some(names)}. Nothing was changed. Verify the cache or change the "
+            "teacher's dtype."
         )
 
 
@@ -79,29 +131,48 @@ def rows_at(batch: Batch, mask_N: np.ndarray) -> list[str]:
     return [batch.item_keys[index] for index in np.unique(row_of_N[mask_N])]
 
 
+def check_counts(found: Mapping[str, float], planned: Mapping[str, int], *, step: int) -> None:
+    """Refuse a step that was divided by another number than it holds: its gradient would be of another size.
+
+    Args:
+        found: By unit, what the losses of all micro-batches and ranks counted.
+        planned: By unit, what divided their sums.
+        step: Number of the step, from 1.
+
+    Raises:
+        AlignmentError: With the unit concerned.
+    """
+    for unit, count in planned.items():
+        if found[unit] != count:
+            raise AlignmentError(
+                f"Step {step}: the losses counted {found[unit]:g} {unit}, the plan {count}. No weight was changed. "
+                "Signals and plan must be of the same rows; teach again."
+            )
+
+
 def check_losses(
-    objective_nats: float, micro_nats: Sequence[float], row_groups: Sequence[Sequence[str]], *, step: int
+    objective: float, micro_sums: Sequence[float], row_groups: Sequence[Sequence[str]], *, step: int
 ) -> None:
     """Refuse a step whose loss is not finite, or exactly zero.
 
     Args:
-        objective_nats: The step's sum over all ranks, so that all of them refuse together.
-        micro_nats: This rank's sums, per micro-batch.
+        objective: The step's, over all ranks, so that all of them refuse together.
+        micro_sums: This rank's sums, per micro-batch.
         row_groups: The item keys, per micro-batch.
         step: Number of the step, from 1.
 
     Raises:
         NumericsError: With the rows of the micro-batches concerned.
     """
-    if not math.isfinite(objective_nats):
+    if not math.isfinite(objective):
         bad = [
-            key for nats, keys in zip(micro_nats, row_groups, strict=True) if not math.isfinite(nats) for key in keys
+            key for each, keys in zip(micro_sums, row_groups, strict=True) if not math.isfinite(each) for key in keys
         ]
         raise NumericsError(
-            f"Step {step}: the loss is {objective_nats}; it comes from rows {name_some(bad) or 'of another process'}. "
+            f"Step {step}: the loss is {objective}; it comes from rows {name_some(bad) or 'of another process'}. "
             "No weight was changed. Lower the learning rate, or look at these rows with `tutelage preview`."
         )
-    if objective_nats == 0.0:
+    if objective == 0.0:
         every = [key for keys in row_groups for key in keys]
         raise NumericsError(
             f"Step {step}: the loss is exactly 0 over rows {name_some(every)}, so nothing can be learned. Check the "

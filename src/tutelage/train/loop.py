@@ -1,6 +1,6 @@
 """The training loop: batch plan -> step -> log -> evaluate -> checkpoint, until done or asked to stop.
 
-In: a ``DistillationModule``, rows, a teacher or None. Out: trained weights, ``TrainResult``, and in the
+In: a ``DistillationModule``, rows, teachers. Out: trained weights, ``TrainResult``, and in the
 run's folder ``metrics.jsonl``, ``evaluations.jsonl``, ``timings.jsonl``, ``checkpoints/`` and ``weights/``.
 """
 
@@ -28,14 +28,15 @@ from tutelage.train.random_state import seed_everything
 from tutelage.train.run import Evaluate, Run, Show
 from tutelage.train.signals import StopRequest, stop_signals
 from tutelage.train.state import TrainResult
-from tutelage.train.step import Stepper, Teacher
+from tutelage.train.step import Stepper
+from tutelage.train.teachers import Teacher, as_teachers
 from tutelage.types import StudentRow
 
 
 def train(
     module: DistillationModule,
     rows: Sequence[StudentRow],
-    teacher: Teacher | None,
+    teacher: Teacher | Sequence[Teacher] | None,
     options: TrainOptions,
     *,
     folder: Path,
@@ -56,7 +57,7 @@ def train(
     Args:
         module: Student and objective. Trained in place and moved to ``device``; left in eval mode.
         rows: Every row with at least one supervised target.
-        teacher: Gives a signal per batch; None when no term needs one.
+        teacher: Gives a signal per batch; several for several signals, None when no term needs one.
         options: Settings.
         folder: The run's folder. This process must be its only writer (``store.folder_lock``).
         pad_id: Token that fills padded rows.
@@ -84,7 +85,7 @@ def train(
     num_steps = options.num_steps(plan.steps_per_epoch)
     learner = make_learner(module, options, num_steps)
     identity = run_identity(module, rows, options, learner, run_key=run_key, select_by=select_by)
-    stepper = make_stepper(module, learner, rows, teacher, options, pad_id=pad_id)
+    stepper = make_stepper(module, learner, rows, as_teachers(teacher), options, pad_id=pad_id)
     run = Run(
         module=module,
         learner=learner,
@@ -139,6 +140,7 @@ def make_plan(rows: Sequence[StudentRow], options: TrainOptions) -> BatchPlan:
         rows_per_step=options.rows_per_step,
         token_budget=token_budget,
         seed=options.seed,
+        group_rows=options.group_rows,
     )
 
 
@@ -150,10 +152,10 @@ def make_learner(module: nn.Module, options: TrainOptions, num_steps: int) -> Le
 
 
 def make_stepper(
-    module: nn.Module,
+    module: DistillationModule,
     learner: Learner,
     rows: Sequence[StudentRow],
-    teacher: Teacher | None,
+    teachers: Sequence[Teacher],
     options: TrainOptions,
     *,
     pad_id: int,
@@ -182,7 +184,8 @@ def make_stepper(
         optimizer=prepared_optimizer,
         parameters=learner.parameters,
         rows=rows,
-        teacher=teacher,
+        teachers=teachers,
+        units=module.units,
         device=device,
         pad_id=pad_id,
         packed=options.packed,

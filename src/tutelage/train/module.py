@@ -1,6 +1,6 @@
-"""What is trained: the student's body, its head and the losses, as one module.
+"""What is trained: the student's body, its head, its projectors and the losses, as one module.
 
-In: a ``Batch`` and a ``TeacherSignal``. Out: ``HeadLosses``, sums over the supervised positions.
+In: a ``Batch`` and what the teachers say about it. Out: weighted sums, by the unit that will divide them.
 """
 
 import contextlib
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError
 from tutelage.losses import HeadLosses, head_losses
 from tutelage.models.head import DIVISORS, MULTIPLIERS, SOFTCAPS, final_hidden, find_head, plain_model
-from tutelage.types import Batch, LossTerm, OutputHead, TeacherSignal
+from tutelage.models.projectors import Projectors
+from tutelage.models.taps import tapped_layers
+from tutelage.train.states import StudentStates, check_state_terms, state_sum, unit_of
+from tutelage.types import Batch, LossSum, LossTerm, OutputHead, StateTerm, TeacherSignals
+
+TARGETS = "targets"  # the unit of every loss over logits; for those over hidden states see states.unit_of
 
 
 @dataclass(frozen=True)
@@ -52,27 +57,72 @@ def called_head(model: nn.Module) -> CalledHead:
 class DistillationModule(nn.Module):
     """A student and the terms of its objective.
 
-    The body runs in bfloat16 autocast when ``bf16``. The head is applied to the N supervised
-    positions only: in chunks with closed-form gradients when ``fused``, else as plain torch. A head
-    that is no plain linear layer (an adapter sits on it) always takes the plain path, with a warning.
+    The body runs once per batch, in bfloat16 autocast when ``bf16``, and the layers that a term compares are tapped on
+    the way. The head is applied to the N supervised positions only: in chunks with closed-form gradients when
+    ``fused``, else as plain torch. A head that is no plain linear layer (an adapter sits on it) always takes the plain
+    path, with a warning. Projectors learn with the student and stay behind when it is exported.
     """
 
     def __init__(
-        self, student: nn.Module, terms: Sequence[LossTerm], *, fused: bool = True, bf16: bool = False
+        self,
+        student: nn.Module,
+        terms: Sequence[LossTerm | StateTerm],
+        *,
+        projectors: Projectors | None = None,
+        fused: bool = True,
+        bf16: bool = False,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            student: A causal language model, plain or wrapped by ``peft``.
+            terms: Each kind once.
+            projectors: For the layer pairs of the terms that compare hidden states token by token.
+            fused: Take the fused path where the head allows it.
+            bf16: Run the body in bfloat16 autocast.
+
+        Raises:
+            TrainingError: If a term over hidden states is unknown or has no projector.
+        """
         super().__init__()
         self.student = student
+        self.projectors = projectors
         self.terms = tuple(terms)
+        self.head_terms = tuple(term for term in self.terms if isinstance(term, LossTerm))
+        self.state_terms = tuple(term for term in self.terms if isinstance(term, StateTerm))
+        check_state_terms(self.state_terms, projectors)
+        self.layers = sorted({layer for term in self.state_terms for layer, _ in term.pairs})
         self.bf16 = bf16
         self.has_plain_head = self._find_plain_head()
         self.fused = fused and self.has_plain_head
 
-    def forward(self, batch: Batch, signal: TeacherSignal | None) -> HeadLosses:
-        """Return the weighted objective and its parts; gradients flow to the student's parameters."""
-        with self._autocast():
+    @property
+    def units(self) -> frozenset[str]:
+        """What the sums of :meth:`forward` are to be divided by: targets, tokens, groups."""
+        return frozenset({*((TARGETS,) if self.head_terms else ()), *(unit_of(term) for term in self.state_terms)})
+
+    def forward(self, batch: Batch, signals: TeacherSignals) -> dict[str, HeadLosses]:
+        """Return, by unit, the weighted objective and its parts; gradients flow to every trainable parameter."""
+        with self._autocast(), tapped_layers(self.student, self.layers) as taps:
             hidden_ND = final_hidden(self.student, batch)
-        head = find_head(self.student) if self.has_plain_head else called_head(self.student)
-        return head_losses(hidden_ND, head, batch.labels_N, signal, terms=self.terms, fused=self.fused)
+        losses = {}
+        if self.head_terms:
+            head = find_head(self.student) if self.has_plain_head else called_head(self.student)
+            losses[TARGETS] = head_losses(
+                hidden_ND, head, batch.labels_N, signals.distribution, terms=self.head_terms, fused=self.fused
+            )
+        for unit in sorted(self.units - {TARGETS}):
+            losses[unit] = self._state_losses(unit, StudentStates(batch, taps), signals)
+        return losses
+
+    def _state_losses(self, unit: str, student: StudentStates, signals: TeacherSignals) -> HeadLosses:
+        terms = [term for term in self.state_terms if unit_of(term) == unit]
+        sums = {term.name: state_sum(term, student, signals, self.projectors) for term in terms}
+        weighted = torch.stack([term.weight * sums[term.name].total for term in terms]).sum()
+        return HeadLosses(
+            LossSum(weighted, sums[terms[0].name].count),
+            {name: LossSum(each.total.detach(), each.count) for name, each in sums.items()},
+        )
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Return the student's head; sharding frameworks look for it."""

@@ -37,6 +37,8 @@ class TrainOptions:
     ``eval_steps`` and ``save_steps`` count optimizer steps, or say ``"epoch"``; ``save_steps=None``
     writes a checkpoint only when a signal asks to stop. ``save_weights`` writes the final (best)
     trainable weights; a finished run is then not trained again.
+
+    ``group_rows`` forms groups for losses that compare rows with each other; a step holds a whole number of them.
     """
 
     learning_rate: float = 1e-4
@@ -63,6 +65,7 @@ class TrainOptions:
     bf16: bool = False
     fused: bool = True
     packed: bool = False
+    group_rows: int | None = None
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -118,5 +121,6 @@ CHECKS = {
     "early_stopping_patience": (lambda v: v is None or _positive_int(v), "a whole number from 1, or none"),
     "early_stopping_threshold": (lambda v: _number(v, 0.0), "a number from 0"),
     "logging_steps": (_positive_int, "a whole number from 1"),
+    "group_rows": (lambda v: v is None or (_positive_int(v) and v >= 3), "a whole number from 3, or none"),
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**32, "a whole number from 0, below 2**32"),
 }

@@ -35,7 +35,7 @@ from tutelage.train.module import DistillationModule
 from tutelage.train.options import TrainOptions
 from tutelage.train.progress import StepRecord
 from tutelage.train.state import RunState, TrainResult, result_of
-from tutelage.train.step import Stepper, StepSums
+from tutelage.train.step import StepMeans, Stepper
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Show = Callable[[StepRecord], None]
@@ -127,13 +127,13 @@ class Run:
         begun = time.monotonic()
         step = self.next_step()
         learning_rate = float(self.learner.scheduler.get_last_lr()[0])
-        sums = stepper.run(step, number=self.state.step + 1)
+        means = stepper.run(step, number=self.state.step + 1)
         self.learner.scheduler.step()
         self.state.step += 1
         self.state.tokens += step.num_tokens
         self.state.targets += step.num_targets
-        self.state.final_loss_nats = sums.objective_nats / step.num_targets
-        self._report(stepper, step, sums, learning_rate, seconds=time.monotonic() - begun)
+        self.state.final_loss_nats = means.objective
+        self._report(stepper, step, means, learning_rate, seconds=time.monotonic() - begun)
 
     def next_step(self) -> Step:
         """Look up the planned step; a plan is made once per epoch."""
@@ -147,14 +147,14 @@ class Run:
         """Epochs done so far."""
         return self.state.step / self.plan.steps_per_epoch
 
-    def _report(self, stepper: Stepper, step: Step, sums: StepSums, learning_rate: float, *, seconds: float) -> None:
+    def _report(self, stepper: Stepper, step: Step, means: StepMeans, learning_rate: float, *, seconds: float) -> None:
         self.step_seconds.append(seconds)
         metrics = {
             "step": self.state.step,
             "epoch": round(self.epoch, EPOCH_DIGITS),
             "loss_nats": self.state.final_loss_nats,
-            "parts": {name: nats / step.num_targets for name, nats in sums.parts_nats.items()},
-            "grad_norm": sums.grad_norm,
+            "parts": means.parts,
+            "grad_norm": means.grad_norm,
             "learning_rate": learning_rate,
             "tokens": self.state.tokens,
             "targets": self.state.targets,

@@ -1,13 +1,12 @@
-"""One optimizer step: a sum over all micro-batches and ranks, divided once by the targets of the step.
+"""One optimizer step: sums over all micro-batches and ranks, each divided once by its own count over the step.
 
-In: a planned step, rows, a teacher. Out: changed weights and the step's numbers, or an error and unchanged weights.
+In: a planned step, rows, teachers. Out: changed weights and the step's numbers, or an error and unchanged weights.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -17,25 +16,19 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tutelage.data.collate import collate
 from tutelage.data.plan import MicroBatch, Step
-from tutelage.train.guards import check_gradients, check_losses, check_signal
-from tutelage.types import Batch, StudentRow, TeacherSignal
-
-
-@runtime_checkable
-class Teacher(Protocol):
-    """Anything that can say something about a batch: live or cached."""
-
-    def signal(self, batch: Batch) -> TeacherSignal:
-        """Return the signal at the batch's N supervised positions."""
-        ...
+from tutelage.errors import TrainingError
+from tutelage.losses import HeadLosses
+from tutelage.train.guards import check_counts, check_gradients, check_losses, check_signals
+from tutelage.train.teachers import Teacher, count_tokens, read_signals
+from tutelage.types import Batch, StudentRow
 
 
 @dataclass(frozen=True)
-class StepSums:
-    """The numbers of one step, over all micro-batches and ranks; losses are sums in nats."""
+class StepMeans:
+    """The numbers of one step, over all micro-batches and ranks, each term divided by its own count."""
 
-    objective_nats: float
-    parts_nats: dict[str, float]
+    objective: float
+    parts: dict[str, float]
     grad_norm: float
 
 
@@ -48,27 +41,29 @@ class Stepper:
     optimizer: AcceleratedOptimizer
     parameters: dict[str, nn.Parameter]
     rows: Sequence[StudentRow]
-    teacher: Teacher | None
+    teachers: Sequence[Teacher]
+    units: frozenset[str]
     device: torch.device
     pad_id: int
     packed: bool
     max_grad_norm: float | None
 
-    def run(self, step: Step, *, number: int) -> StepSums:
-        """Accumulate the gradient of ``sum(loss) / step.num_targets`` and update the weights once.
+    def run(self, step: Step, *, number: int) -> StepMeans:
+        """Accumulate the gradient of every ``sum(loss) / count`` and update the weights once.
 
         Every check comes before the update: a step that is refused leaves weights and optimizer as
         they were, and no gradients behind.
 
         Args:
-            step: From the batch plan, which knows the number of targets before the first backward.
+            step: From the batch plan, which knows the counts before the first backward.
             number: Of the step, from 1, for messages.
 
         Raises:
             NumericsError: If a teacher signal, the loss or a gradient is not finite, or the loss is 0.
+            AlignmentError: If a signal does not belong to the batch, or a count is not the planned one.
         """
         try:
-            objective_nats, parts_nats = self._accumulate(step, number)
+            objective, parts = self._accumulate(step, number)
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             norm = get_total_norm(grads)
             grad_norm = float(norm)
@@ -79,49 +74,85 @@ class Stepper:
             self.optimizer.step()
         finally:
             self.optimizer.zero_grad()
-        return StepSums(objective_nats, parts_nats, grad_norm)
+        return StepMeans(objective, parts, grad_norm)
 
     def row_keys(self, step: Step) -> list[str]:
         """Name the rows of a step, in order."""
         return [self.rows[i].item_key for micro in step.micro_batches for i in micro.row_indices]
 
+    def counts(self, step: Step) -> dict[str, int]:
+        """Count, before any forward pass, what divides the sums of a step.
+
+        Raises:
+            TrainingError: If something is to be divided by a count of 0.
+        """
+        counts = {"targets": step.num_targets, "groups": step.num_groups}
+        if "tokens" in self.units:
+            rows = [self.rows[i] for micro in step.micro_batches for i in micro.row_indices]
+            counts["tokens"] = count_tokens(self.teachers, rows)
+        empty = [unit for unit in sorted(self.units) if counts[unit] == 0]
+        if empty:
+            raise TrainingError(
+                f"The objective is divided by {empty[0]}, and a step has none. Groups are planned with `group_rows`."
+            )
+        return {unit: counts[unit] for unit in sorted(self.units)}
+
     def _accumulate(self, step: Step, number: int) -> tuple[float, dict[str, float]]:
         world = self.accelerator.num_processes
+        counts = self.counts(step)
         shares = rank_share(step.micro_batches, rank=self.accelerator.process_index, world=world)
-        totals: list[Tensor] = []
-        parts: list[dict[str, Tensor]] = []
+        tables: list[dict[str, Tensor]] = []
         for index, (micro, weight) in enumerate(shares):
-            rows = [self.rows[i] for i in micro.row_indices]
-            batch = batch_to(collate(rows, pad_id=self.pad_id, packed=self.packed), self.device)
-            signal = None if self.teacher is None else self.teacher.signal(batch)
-            if signal is not None:
-                check_signal(signal, batch, step=number)
+            batch = batch_to(self._batch(micro), self.device)
+            signals = read_signals(self.teachers, batch)
+            check_signals(signals, batch, step=number)
             is_last = index == len(shares) - 1
             # ranks exchange gradients once per step, with the last micro-batch
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module):
-                losses = self.module(batch, signal)
+                losses = self.module(batch, signals)
                 # distributed data parallel averages over ranks, hence the factor
-                self.accelerator.backward(losses.objective.total * (weight * world / step.num_targets))
-            totals.append(losses.objective.total.detach() * weight)
-            parts.append({name: part.total.detach() * weight for name, part in losses.parts.items()})
-        return self._sum_up(totals, parts, shares, number)
+                scaled = [each.objective.total * (weight * world / counts[unit]) for unit, each in losses.items()]
+                self.accelerator.backward(sum(scaled[1:], start=scaled[0]))
+            tables.append(sums_of(losses, weight))
+        return self._divide(tables, counts, shares, number)
 
-    def _sum_up(
+    def _batch(self, micro: MicroBatch) -> Batch:
+        batch = collate([self.rows[i] for i in micro.row_indices], pad_id=self.pad_id, packed=self.packed)
+        return dataclasses.replace(batch, group_sizes=micro.group_sizes, group_seeds=micro.group_seeds)
+
+    def _divide(
         self,
-        totals: list[Tensor],
-        parts: list[dict[str, Tensor]],
-        shares: list[tuple[MicroBatch, float]],
+        tables: Sequence[dict[str, Tensor]],
+        counts: Mapping[str, int],
+        shares: Sequence[tuple[MicroBatch, float]],
         number: int,
     ) -> tuple[float, dict[str, float]]:
-        names = list(parts[0])
-        rows = [
-            torch.stack([total, *(part[name] for name in names)]) for total, part in zip(totals, parts, strict=True)
-        ]
-        table = torch.stack(rows).double()  # one synchronisation with the device per step
-        sums = torch.as_tensor(self.accelerator.reduce(table.sum(dim=0), reduction="sum")).tolist()
+        names = list(tables[0])
+        table = torch.stack([torch.stack(list(row.values())) for row in tables])  # one synchronisation per step
+        reduced = torch.as_tensor(self.accelerator.reduce(table.sum(dim=0), reduction="sum")).tolist()
+        sums = dict(zip(names, reduced, strict=True))
+        objective = sum(sums[f"objective/{unit}"] / count for unit, count in counts.items())
         row_groups = [[self.rows[i].item_key for i in micro.row_indices] for micro, _ in shares]
-        check_losses(sums[0], table[:, 0].tolist(), row_groups, step=number)
-        return sums[0], dict(zip(names, sums[1:], strict=True))
+        is_objective = [name.startswith("objective/") for name in names]
+        check_losses(objective, table[:, is_objective].sum(dim=1).tolist(), row_groups, step=number)
+        check_counts({unit: sums[f"count/{unit}"] for unit in counts}, counts, step=number)
+        parts = {
+            name.split("/", 2)[2]: total / counts[name.split("/", 2)[1]]
+            for name, total in sums.items()
+            if name.startswith("part/")
+        }
+        return objective, parts
+
+
+def sums_of(losses: Mapping[str, HeadLosses], weight: float) -> dict[str, Tensor]:
+    """Lay the sums of one micro-batch out as a row of a table, in float64: objective, count and parts of every unit."""
+    row: dict[str, Tensor] = {}
+    for unit, each in losses.items():
+        total = each.objective.total.detach().double()
+        row[f"objective/{unit}"] = total * weight
+        row[f"count/{unit}"] = torch.full_like(total, each.objective.count * weight)
+        row |= {f"part/{unit}/{name}": part.total.detach().double() * weight for name, part in each.parts.items()}
+    return row
 
 
 def rank_share(micro_batches: Sequence[MicroBatch], *, rank: int, world: int) -> list[tuple[MicroBatch, float]]:
