@@ -32,6 +32,7 @@ def test_the_option_list_is_a_visible_diff():
         "bf16",
         "fused",
         "packed",
+        "group_rows",
         "gradient_checkpointing",
     ]
 

@@ -68,7 +68,7 @@ def head_losses(
             flows to it.
         terms: Kinds, weights, temperatures, beta or skew where the kind has one; each kind once.
         fused: Take the fused path.
-        chunk: Most positions per chunk of the fused path; None fits tiles of about 48 MiB.
+        chunk: Most positions per chunk of the fused path; None fits tiles of about 24 MiB.
         compute_dtype: Run both heads' products in this dtype; None keeps each head's own.
 
     Returns:

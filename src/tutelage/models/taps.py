@@ -79,9 +79,9 @@ def tapped_layers(model: nn.Module, layers: Collection[int]) -> Iterator[dict[in
             handle.remove()
 
 
-def mean_state(states_RE: Float[Tensor, "R E"]) -> Float[Tensor, " E"]:
-    """Average the states of one row's R real tokens, in float32 (float64 stays): what stands for the whole row."""
-    return states_RE.to(torch.promote_types(states_RE.dtype, torch.float32)).mean(dim=0)
+def mean_state(states_TE: Float[Tensor, "T E"]) -> Float[Tensor, " E"]:
+    """Average the states of one row's real tokens, in float32 (float64 stays): what stands for the whole row."""
+    return states_TE.to(torch.promote_types(states_TE.dtype, torch.float32)).mean(dim=0)
 
 
 def pooled_rows(grid_GD: Float[Tensor, "G D"], batch: Batch) -> Float[Tensor, "B D"]:

@@ -70,22 +70,22 @@ def check_states(states: HiddenStates | Pooled, batch: Batch, *, step: int) -> N
         NumericsError: With the rows of the non-finite vectors.
     """
     if isinstance(states, HiddenStates):
-        counts, values_XE = np.array([len(tokens) for tokens in states.tokens]), states.hidden_PE
+        counts, values_PE = np.array([len(tokens) for tokens in states.tokens]), states.hidden_PE
     else:
-        counts, values_XE = np.ones(len(states.pooled_BE), dtype=np.int64), states.pooled_BE
-    if len(counts) != len(batch.item_keys) or counts.sum() != len(values_XE):
+        counts, values_PE = np.ones(len(states.pooled_BE), dtype=np.int64), states.pooled_BE
+    if len(counts) != len(batch.item_keys) or counts.sum() != len(values_PE):
         raise AlignmentError(
-            f"Step {step}: the teacher gave {len(values_XE)} vectors of layer {states.layer} for {counts.sum()} places "
+            f"Step {step}: the teacher gave {len(values_PE)} vectors of layer {states.layer} for {counts.sum()} places "
             f"of {len(counts)} rows, the batch has {len(batch.item_keys)} rows. Both must come from the same rows; "
             "teach again."
         )
-    bad_X = ~values_XE.isfinite().all(dim=1)
-    if bad_X.any():
-        rows = np.repeat(np.arange(len(counts)), counts)[bad_X.cpu().numpy()]
+    bad_P = ~values_PE.isfinite().all(dim=1)
+    if bad_P.any():
+        rows = np.repeat(np.arange(len(counts)), counts)[bad_P.cpu().numpy()]
         names = [batch.item_keys[row] for row in np.unique(rows)]
         raise NumericsError(
-            f"Step {step}: the teacher's states of layer {states.layer} are not finite at {int(bad_X.sum())} of "
-            f"{len(bad_X)} places, rows {name_some(names)}. Nothing was changed. Verify the cache or change the "
+            f"Step {step}: the teacher's states of layer {states.layer} are not finite at {int(bad_P.sum())} of "
+            f"{len(bad_P)} places, rows {name_some(names)}. Nothing was changed. Verify the cache or change the "
             "teacher's dtype."
         )
 
