@@ -3,30 +3,21 @@
 import json
 
 import pytest
-import torch
 from tiny_experiment import Finished, recipe_with, run_tiny, write_experiment
 
 from tutelage.errors import AlignmentError
 from tutelage.experiment import list_runs
 
 SIGNALS = "signals: [{kind: final_hidden}, {kind: pooled, layers: [1, 4]}]"
-REL = "  REL: {kind: relation, lambda_dist: 2, lambda_angle: 0.25, group_rows: 4, pairs_per_sample: 2}\n"
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Finished:
-    torch.set_num_threads(1)
-    recipe = write_experiment(tmp_path_factory.mktemp("relation"), recipe=recipe_with(REL, SIGNALS))
-    return run_tiny(recipe, "seeds.report=[1]", until="train", control=True)
-
-
-def steps_of(done: Finished, run_id: str) -> list[dict]:
-    return [json.loads(line) for line in (done.root / run_id / "metrics.jsonl").read_text().splitlines()]
+def steps_of(finished: Finished, run_id: str) -> list[dict]:
+    return [json.loads(line) for line in (finished.root / run_id / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("arm", ["REL", "REL-permuted"])
-def test_the_objective_is_cross_entropy_and_the_weighted_means_over_groups(done: Finished, arm):
-    lines = steps_of(done, f"{arm}_sentiment_S1_ld2_la0.25_seed1")
+def test_the_objective_is_cross_entropy_and_the_weighted_means_over_groups(state_methods: Finished, arm):
+    lines = steps_of(state_methods, f"{arm}_sentiment_S1_ld2_la0.25_seed1")
     assert lines
     for line in lines:
         parts = line["parts"]
@@ -35,14 +26,14 @@ def test_the_objective_is_cross_entropy_and_the_weighted_means_over_groups(done:
         assert min(parts.values()) > 0
 
 
-def test_the_control_compares_with_the_vectors_of_other_rows(done: Finished):
-    first = {arm: steps_of(done, f"{arm}_sentiment_S1_ld2_la0.25_seed1")[0] for arm in ("REL", "REL-permuted")}
+def test_the_control_compares_with_the_vectors_of_other_rows(state_methods: Finished):
+    first = {arm: steps_of(state_methods, f"{arm}_sentiment_S1_ld2_la0.25_seed1")[0] for arm in ("REL", "REL-permuted")}
     assert first["REL"]["parts"]["cross_entropy"] == first["REL-permuted"]["parts"]["cross_entropy"]
     assert first["REL"]["parts"]["relation_distance"] < 0.8 * first["REL-permuted"]["parts"]["relation_distance"]
 
 
-def test_every_run_is_scored_and_says_what_it_read(done: Finished):
-    records = {run.record["role"]: run.record for run in list_runs(done.root.parent) if "REL" in run.run_id}
+def test_every_run_is_scored_and_says_what_it_read(state_methods: Finished):
+    records = {run.record["role"]: run.record for run in list_runs(state_methods.root.parent) if "REL" in run.run_id}
     assert records.keys() == {"method", "control"}
     for record in records.values():
         assert record["metrics"]["test"]["n"] == 32

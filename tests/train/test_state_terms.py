@@ -53,14 +53,13 @@ def whole():
     return {what: run_step(what, (12,)) for what in TERMS}
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 4), (8, 4), (4, 8)], ids=str)
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (8, 4)], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("what", ["relation", "all"])
-def test_a_step_with_groups_does_not_depend_on_how_it_is_cut(whole, what, sizes, packed):
-    assert_same_step(whole[what], run_step(what, sizes, packed=packed))
+def test_a_step_with_groups_does_not_depend_on_how_it_is_cut(whole, sizes, packed):
+    assert_same_step(whole["all"], run_step("all", sizes, packed=packed))
 
 
-@pytest.mark.parametrize("sizes", [(1,) * 12, (2, 3, 7), (6, 6)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 4, 7), (6, 6)], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_a_step_over_tokens_does_not_depend_on_how_it_is_cut(whole, sizes, packed):
     assert_same_step(whole["feature"], run_step("feature", sizes, packed=packed))
@@ -133,11 +132,10 @@ def test_the_relation_parts_are_means_over_groups_of_pooled_rows(whole):
     assert parts["relation_angle"] == pytest.approx(float(angle.total) / 3, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_gradient_checkpointing_changes_nothing(kind):
+def test_gradient_checkpointing_under_adapters_changes_nothing():
     results = []
     for recompute in (False, True):
-        module = state_module("all", kind=kind, dtype=torch.float64)
+        module = state_module("all", kind="lora", dtype=torch.float64)
         if recompute:
             module.enable_gradient_checkpointing()
         module.train()
@@ -166,16 +164,24 @@ def test_the_states_pull_on_the_student(what):
 def test_a_resumed_run_equals_an_uninterrupted_one_projectors_included(tmp_path):
     def run(folder, **settings):
         module = state_module("all", dropout=0.1)
-        return run_tiny(folder, module=module, teacher=state_teachers(), rows=ROWS, group_rows=GROUP, **settings)[0]
+        return run_tiny(
+            folder,
+            module=module,
+            teacher=state_teachers(),
+            rows=ROWS,
+            group_rows=GROUP,
+            max_steps=4,
+            evaluate=False,
+            **settings,
+        )[0]
 
     def stop_after(step):
         return lambda record: os.kill(os.getpid(), signal.SIGTERM) if record.step == step else None
 
     expected = trainable(run(tmp_path / "whole"))
-    for step in (1, 4):
-        with pytest.raises(PreemptedError, match=f"after step {step} of"):
-            run(tmp_path / "cut", show=stop_after(step))
-        torch.rand(3)
+    with pytest.raises(PreemptedError, match="after step 2 of 4"):
+        run(tmp_path / "cut", show=stop_after(2))
+    torch.rand(3)  # the generators are elsewhere when the run goes on
     resumed = trainable(run(tmp_path / "cut"))
     assert {name for name in expected if name.startswith("projectors.")} == {
         "projectors.s1_t1.weight", "projectors.s2_t3.weight",
