@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tutelage.data import TextItem, Turn
-from tutelage.errors import DataError, IntegrityError, NumericsError
+from tutelage.errors import DataError, IntegrityError, NumericsError, PreemptedError
 from tutelage.evaluate import (
     RowLikelihoods,
     read_text_items,
@@ -35,8 +35,8 @@ ROWS = [
 ITEMS = [TextItem(key, f"cluster {key}", (Turn("document", f"text {key}"),)) for key in "abcd"]
 
 
-def scored(model, rows=ROWS, *, token_budget=64):
-    return row_likelihoods(model, rows, pad_id=0, token_budget=token_budget, device="cpu")
+def scored(model, rows=ROWS, *, token_budget=64, should_stop=None):
+    return row_likelihoods(model, rows, pad_id=0, token_budget=token_budget, device="cpu", should_stop=should_stop)
 
 
 def oracle(model, each):
@@ -47,6 +47,12 @@ def oracle(model, each):
     logprobs = logits[places - 1].log_softmax(dim=1)
     labels = torch.tensor(each.ids[places].astype(np.int64))
     return logprobs.gather(1, labels[:, None]).sum().item(), int((logprobs.argmax(dim=1) == labels).sum())
+
+
+def test_a_stop_between_two_batches_gives_no_likelihoods_rather_than_certain_ones(make_model):
+    answers = iter([False, True])
+    with pytest.raises(PreemptedError):
+        scored(make_model(), token_budget=1, should_stop=lambda: next(answers))
 
 
 @pytest.mark.parametrize("token_budget", [1, 14, 64])

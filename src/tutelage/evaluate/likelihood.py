@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tutelage.data.collate import collate
 from tutelage.data.plan import reading_batches
-from tutelage.errors import DataError
+from tutelage.errors import DataError, PreemptedError
 from tutelage.evaluate.choices import check_finite, chunk_rows
 from tutelage.evaluate.mode import reading_mode
 from tutelage.losses.precision import no_autocast
@@ -52,10 +52,11 @@ def row_likelihoods(
         pad_id: Fills the rows of a batch; never read.
         token_budget: Padded tokens per forward pass.
         device: Where the model is.
-        should_stop: Asked before every batch; where it says so, nothing is returned for the rest.
+        should_stop: Asked before every batch.
 
     Raises:
         DataError: If there are no rows, or one has no target.
+        PreemptedError: If ``should_stop`` said so: rows that were not scored would look like certain ones.
         NumericsError: If a sum is not finite; names the items.
     """
     counts = target_counts(rows)
@@ -65,7 +66,7 @@ def row_likelihoods(
         head = find_head(model)
         for indices in reading_batches(lengths, token_budget=token_budget):
             if should_stop is not None and should_stop():
-                break
+                raise PreemptedError("Stopped while texts were scored. Run the same command again to go on.")
             batch = _on_device(collate([rows[index] for index in indices], pad_id=pad_id), device)
             hidden_ND = final_hidden(model, batch)
             logprob_R[indices], num_right_R[indices] = sums_by_row(hidden_ND, head, batch.labels_N, counts[indices])
