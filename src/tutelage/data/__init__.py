@@ -1,6 +1,6 @@
 """Sources, templates, rows, the batch plan and batches."""
 
-from tutelage.data.collate import collate
+from tutelage.data.collate import batch_to, collate, teacher_row
 from tutelage.data.examples import Example
 from tutelage.data.plan import BatchPlan, MicroBatch, Step, reading_batches
 from tutelage.data.prepare import PreparedTask, Task, prepare_task, read_prepared, write_prepared
@@ -41,6 +41,7 @@ __all__ = [
     "Turn",
     "TurnTokens",
     "WrittenAnswer",
+    "batch_to",
     "check_verbalisers",
     "choice_prompts",
     "classification_rows",
@@ -57,6 +58,7 @@ __all__ = [
     "reading_rows",
     "sample_rows_text",
     "student_row",
+    "teacher_row",
     "write_prepared",
     "written_rows",
 ]

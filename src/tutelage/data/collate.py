@@ -3,10 +3,12 @@
 In: ``StudentRow``s. Out: a ``Batch`` with the flat indices of its supervised positions.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tutelage.align.positions import logit_indices
 from tutelage.types import Batch, StudentRow, TeacherRow
@@ -57,6 +59,12 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         item_keys=[row.item_key for row in rows],
         num_tokens=int(lengths.sum()),
     )
+
+
+def batch_to(batch: Batch, device: torch.device | str) -> Batch:
+    """Move a batch's tensors to ``device``; on the CPU nothing is copied."""
+    tensors = {f.name: value for f in dataclasses.fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
+    return dataclasses.replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def teacher_row(row: StudentRow) -> TeacherRow:

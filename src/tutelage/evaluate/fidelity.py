@@ -5,7 +5,6 @@ In: a student, rows with supervised targets, and anything that gives a ``Teacher
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tutelage.data.collate import collate
+from tutelage.data.collate import batch_to, collate
 from tutelage.data.plan import reading_batches
 from tutelage.errors import CapabilityError, DataError, NumericsError
 from tutelage.evaluate.choices import chunk_rows
@@ -74,7 +73,7 @@ def fidelity(
     lengths = np.array([row.ids.shape[0] for row in rows], dtype=np.int64)
     with reading_mode(model):
         for indices in reading_batches(lengths, token_budget=token_budget):
-            batch = _on_device(collate([rows[index] for index in indices], pad_id=pad_id), device)
+            batch = batch_to(collate([rows[index] for index in indices], pad_id=pad_id), device)
             if batch.num_targets == 0:
                 continue
             batch_nats, batch_equal = _compare(model, batch, teacher.signal(batch))
@@ -145,8 +144,3 @@ def _teacher_top(signal: TeacherSignal) -> Int[Tensor, " N"]:
         case TopK():
             return signal.ids_NK.gather(1, signal.logprobs_NK.argmax(dim=-1, keepdim=True)).squeeze(1)
     raise AssertionError("_positions refuses every other signal")
-
-
-def _on_device(batch: Batch, device: torch.device | str) -> Batch:
-    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)})

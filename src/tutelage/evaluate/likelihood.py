@@ -4,14 +4,14 @@ In: a model, or stored final hidden states and their head, and rows. Out: ``RowL
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tutelage.data.collate import collate
+from tutelage.data.collate import batch_to, collate
 from tutelage.data.plan import reading_batches
 from tutelage.errors import DataError, PreemptedError
 from tutelage.evaluate.choices import check_finite, chunk_rows
@@ -19,7 +19,7 @@ from tutelage.evaluate.mode import reading_mode
 from tutelage.losses.precision import no_autocast
 from tutelage.models.head import final_hidden, find_head
 from tutelage.teacher.logits import head_logits
-from tutelage.types import Batch, OutputHead, StudentRow
+from tutelage.types import OutputHead, StudentRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def row_likelihoods(
         for indices in reading_batches(lengths, token_budget=token_budget):
             if should_stop is not None and should_stop():
                 raise PreemptedError("Stopped while texts were scored. Run the same command again to go on.")
-            batch = _on_device(collate([rows[index] for index in indices], pad_id=pad_id), device)
+            batch = batch_to(collate([rows[index] for index in indices], pad_id=pad_id), device)
             hidden_ND = final_hidden(model, batch)
             logprob_R[indices], num_right_R[indices] = sums_by_row(hidden_ND, head, batch.labels_N, counts[indices])
     check_finite(logprob_R[:, None], [row.item_key for row in rows], what="log-probability")
@@ -110,8 +110,3 @@ def _score_chunk(
     """Return float64 log-probabilities of the labels, and whether each is the most likely token."""
     label_c = logits_cV.gather(1, labels_c[:, None])[:, 0].double()
     return label_c - logits_cV.logsumexp(dim=1).double(), logits_cV.argmax(dim=1) == labels_c
-
-
-def _on_device(batch: Batch, device: torch.device | str) -> Batch:
-    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)})

@@ -11,9 +11,10 @@ from typing import Any
 
 from tutelage.cache import CacheReader, ClassScoresColumn
 from tutelage.cache.sequences import Answer, SequencesColumn
+from tutelage.data import teacher_row
 from tutelage.experiment.sequences import SPLIT, task_prompts
 from tutelage.experiment.stored import FoundRow, StoredTask
-from tutelage.experiment.teach import sequences_column_of, signal_columns_of, teacher_row
+from tutelage.experiment.teach import sequences_column_of, signal_columns_of
 from tutelage.teacher.sequences import read_sequences
 from tutelage.types import TeacherRow
 

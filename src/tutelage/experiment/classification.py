@@ -20,6 +20,7 @@ from tutelage.data import (
     check_verbalisers,
     choice_prompts,
     classification_rows,
+    teacher_row,
     written_rows,
 )
 from tutelage.data.prompts import answer_room
@@ -33,7 +34,7 @@ from tutelage.evaluate import (
 )
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_data import TaskData
-from tutelage.experiment.teach import Lesson, Taught, teacher_row
+from tutelage.experiment.teach import Lesson, Taught
 from tutelage.types import StudentRow
 
 

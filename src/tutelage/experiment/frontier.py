@@ -21,7 +21,7 @@ from tutelage.cache import (
     read_head,
 )
 from tutelage.config import LoadedRecipe
-from tutelage.data import collate, reading_batches
+from tutelage.data import batch_to, collate, reading_batches
 from tutelage.errors import DataError
 from tutelage.evaluate.frontier import FrontierPoint, measure_frontier, recommend
 from tutelage.experiment.origin import student_source
@@ -161,22 +161,7 @@ def measured_rows(task: StoredTask, *, num_positions: int, num_rows: int, seed: 
 def row_batches(rows: list[StudentRow], *, pad_id: int, device: torch.device) -> list[Batch]:
     """Lay rows out for the forward pass, those of similar length together."""
     groups = reading_batches([len(row.ids) for row in rows], token_budget=BATCH_TOKENS)
-    return [to_device(collate([rows[i] for i in group], pad_id=pad_id), device) for group in groups]
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a padded batch."""
-    assert batch.attention_mask is not None
-    return Batch(
-        batch.input_ids.to(device),
-        batch.position_ids.to(device),
-        batch.attention_mask.to(device),
-        batch.logit_index_N.to(device),
-        batch.labels_N.to(device),
-        batch.teacher_rows,
-        batch.item_keys,
-        batch.num_tokens,
-    )
+    return [batch_to(collate([rows[i] for i in group], pad_id=pad_id), device) for group in groups]
 
 
 def stored_hidden(root: Path, fingerprint: str, column: FinalHiddenColumn, batches: list[Batch]) -> torch.Tensor:

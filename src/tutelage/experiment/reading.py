@@ -132,11 +132,6 @@ class ReadingKind:
             PreemptedError: If a signal asked to stop.
         """
         with stop_signals() as stop:
-
-            def should_stop() -> bool:
-                stop.answered = stop.requested  # PreemptedError follows
-                return stop.requested
-
             for name in [split for split in answered_splits(context) if lesson.splits.get(split)]:
                 items = self.items(
                     lesson.data,
@@ -144,7 +139,7 @@ class ReadingKind:
                     lesson.splits[name],
                     device=lesson.device,
                     token_budget=context.recipe.evaluate.token_budget,
-                    should_stop=should_stop,
+                    should_stop=stop.answer,
                     progress=context.progress(f"answers {name}"),
                 )
                 write_answer_items(answers_file(folder, name), items)

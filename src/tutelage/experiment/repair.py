@@ -13,12 +13,13 @@ from tutelage.cache.layout import head_folder
 from tutelage.cache.repair import delete_shards
 from tutelage.cache.teacher_head import has_head
 from tutelage.config import LoadedRecipe
+from tutelage.data import teacher_row
 from tutelage.errors import IntegrityError
 from tutelage.experiment.answers import prompt_rows
 from tutelage.experiment.pipeline import run_recipe
 from tutelage.experiment.sequences import SPLIT
 from tutelage.experiment.stored import StoredTask, open_stored, recipe_context, require_fingerprints
-from tutelage.experiment.teach import sequences_column_of, signal_columns_of, teacher_row
+from tutelage.experiment.teach import sequences_column_of, signal_columns_of
 
 
 def repair_recipe(loaded: LoadedRecipe, *, show: Callable[[str], None], command: str) -> list[Path]:

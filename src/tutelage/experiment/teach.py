@@ -225,6 +225,7 @@ class Lesson:
 
 def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], float]:
     from tutelage.build import signal_columns
+    from tutelage.data import teacher_row
     from tutelage.experiment.sequences import sequence_facts
     from tutelage.models.device import describe_device
     from tutelage.models.fingerprint import model_fingerprint
@@ -247,9 +248,9 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
             token_budget=context.recipe.evaluate.token_budget,
             progress=context.progress("teach"),
             provenance=lesson.provenance(context),
-            should_stop=lambda: _answer(stop),
+            should_stop=stop.answer,
         )
-        generated = sequence_facts(context, lesson, fingerprint, should_stop=lambda: _answer(stop))
+        generated = sequence_facts(context, lesson, fingerprint, should_stop=stop.answer)
     context.show(
         f"teach {source.name}: {report.computed:,} rows computed, {report.reused:,} reused, "
         f"{report.tokens_per_second:,.0f} tokens/s, {report.bytes / 2**20:.1f} MiB"
@@ -270,16 +271,3 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
         "compute": compute,
     }
     return facts | generated, report.seconds
-
-
-def _answer(stop: Any) -> bool:
-    stop.answered = stop.requested  # the stage raises PreemptedError right after
-    return stop.requested
-
-
-def teacher_row(row: Any) -> Any:
-    """Return what the teacher reads for a student's row: the same ids, the positions that predict its targets."""
-    from tutelage.align import logit_indices
-    from tutelage.types import TeacherRow
-
-    return TeacherRow(row.ids, logit_indices(row.target_mask), row.teacher_key)

@@ -24,6 +24,7 @@ from tutelage.data import (
     conversation_rows,
     document_rows,
     plain_turns,
+    teacher_row,
 )
 from tutelage.data.text_rows import item_key_of
 from tutelage.errors import AlignmentError, CapabilityError, DataError
@@ -40,7 +41,7 @@ from tutelage.evaluate import (
 )
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_data import TaskData
-from tutelage.experiment.teach import Lesson, Taught, teacher_row
+from tutelage.experiment.teach import Lesson, Taught
 from tutelage.models.supervised_turns import supervised_turns
 from tutelage.train.signals import stop_signals
 from tutelage.types import StudentRow
@@ -126,11 +127,6 @@ class TextKind:
         """
         column = stored_hidden_column(context, fingerprint, lesson)
         with stop_signals() as stop:
-
-            def should_stop() -> bool:
-                stop.answered = stop.requested  # PreemptedError follows
-                return stop.requested
-
             for name in [split for split in ("validation", "test", "adapt") if lesson.splits.get(split)]:
                 if column is not None:
                     found = cached_likelihoods(context.folders.cache, fingerprint, column, rows[name])
@@ -142,7 +138,7 @@ class TextKind:
                         lesson.splits[name],
                         device=lesson.device,
                         token_budget=context.recipe.evaluate.token_budget,
-                        should_stop=should_stop,
+                        should_stop=stop.answer,
                     )
                 write_text_items(likelihoods_file(folder, name), items)
 

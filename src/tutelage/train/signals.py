@@ -33,6 +33,11 @@ class StopRequest:
         """The signal's name, as in ``SIGTERM``."""
         return signal.Signals(self.signum).name if self.signum is not None else "no signal"
 
+    def answer(self) -> bool:
+        """Tell a stage whether to stop, for one that raises ``PreemptedError`` where it is told so."""
+        self.answered = self.requested
+        return self.requested
+
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Note the signal; the first one is kept, since the loop acts on one request."""
         if self.signum is None:

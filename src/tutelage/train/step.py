@@ -14,7 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from tutelage.data.collate import collate
+from tutelage.data.collate import batch_to, collate
 from tutelage.data.plan import MicroBatch, Step
 from tutelage.errors import TrainingError
 from tutelage.losses import HeadLosses
@@ -165,9 +165,3 @@ def rank_share(micro_batches: Sequence[MicroBatch], *, rank: int, world: int) ->
     num_rounds = -(-len(micro_batches) // world)
     indices = [round_ * world + rank for round_ in range(num_rounds)]
     return [(micro_batches[i], 1.0) if i < len(micro_batches) else (micro_batches[0], 0.0) for i in indices]
-
-
-def batch_to(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch's tensors to ``device``; on the CPU nothing is copied."""
-    tensors = {f.name: value for f in dataclasses.fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
-    return dataclasses.replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
