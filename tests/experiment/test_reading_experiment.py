@@ -193,3 +193,22 @@ def test_tasks_of_both_kinds_learn_in_one_recipe_each_judged_by_its_own_metric(t
     done = run_tiny(recipe, "train.num_train_epochs=1", "methods={B0: {kind: baseline}}", until="train")
     assert done.record("B0_sentiment_S1_seed1")["primary_metric"] == "accuracy"
     assert done.record("B0_squad_S1_seed1")["primary_metric"] == "f1"
+
+
+def test_one_adapter_learns_several_tasks_on_rows_of_each_that_no_student_gets(tmp_path):
+    recipe = write_reading_experiment(tmp_path, recipe=BOTH)
+    write_reviews(tmp_path / "reviews.jsonl", count=80)
+    several = ("teacher.adapt.task=[squad, sentiment]", "teacher.adapt.rows=12")
+    first = run_tiny(recipe, *several, until="adapt")
+    splits = {name: read_prepared(first.root / "prepare" / name).splits for name in ("squad", "sentiment")}
+    assert [len(each["adapt"]) for each in splits.values()] == [12, 12]
+    assert any("4 steps on 24 rows of their own" in line for line in first.lines)
+    for each in splits.values():
+        keys = [{row.item_key for row in each[name]} for name in ("adapt", "train", "validation", "test")]
+        assert sum(map(len, keys)) == len(set().union(*keys))
+    again = run_tiny(recipe, *several, until="adapt")
+    assert not any(line.startswith("adapt") for line in again.lines)
+    stages = plan_recipe(load_recipe(recipe, list(several), environment={})).stages
+    assert [stage.state for stage in stages if stage.stage == "adapt"] == ["finished"]
+    other = run_tiny(recipe, *several, "tasks.sentiment.template='{text} is in'", until="adapt")
+    assert any(line.startswith("adapt") for line in other.lines), "rows of the second task decide the weights too"
