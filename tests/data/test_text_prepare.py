@@ -161,6 +161,11 @@ def test_empty_rows_are_left_out_and_counted_and_wrong_ones_are_named(tmp_path):
         prepare(tmp_path, "d.jsonl")
 
 
+def test_a_split_that_a_source_lacks_is_refused_with_those_it_has(three):
+    with pytest.raises(DataError, match=r"no split 'dev'\. It has: train"):
+        prepare(three, TextPart("a.jsonl", split="dev"))
+
+
 def test_cuts_that_leave_nothing_are_refused(tmp_path):
     write_texts(tmp_path / "a.jsonl", count=10)
     with pytest.raises(DataError, match=r"a\.jsonl runs dry|no rows are left for train"):

@@ -35,7 +35,6 @@ def open_texts(
     *,
     subset: str | None = None,
     data_dir: str | None = None,
-    split: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
     base_folder: Path = Path(),
@@ -47,25 +46,13 @@ def open_texts(
             such files, or saved by ``datasets``; a hub id.
         subset: The hub's configuration name.
         data_dir: A folder inside a folder, or inside a data set of the hub.
-        split: Keep this split only.
         revision: The hub commit or tag.
         streaming: Read a data set of the hub over the network as far as it is needed, in place of downloading it.
         base_folder: What relative paths are relative to.
 
     Raises:
-        DataError: If the source is missing or has no such split, naming what there is.
+        DataError: If the source is missing, naming what was expected.
     """
-    opened = _open(source, subset, data_dir, revision, streaming, base_folder)
-    if split is None:
-        return opened
-    if split not in opened.splits:
-        raise DataError(f"{source} has no split {split!r}. It has: {', '.join(opened.splits)}.")
-    return TextSource(opened.info, {split: opened.splits[split]})
-
-
-def _open(
-    source: str, subset: str | None, data_dir: str | None, revision: str | None, streaming: bool, base_folder: Path
-) -> TextSource:
     if source.startswith(SAMPLE_PREFIX):
         loaded = load_records(source)
         return TextSource(loaded.info, {name: partial(iter, records) for name, records in loaded.splits.items()})

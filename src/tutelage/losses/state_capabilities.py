@@ -1,7 +1,8 @@
 """Say which loss over hidden states reads which signal, and what each then promises.
 
-In: the names a recipe uses. Out: nothing, or a ``CapabilityError`` with the reason. Recipes are validated and the
-conformance tests are generated from these tables, as with ``capabilities.py`` for the losses over logits.
+In: the names a recipe uses. Out: nothing, or a ``CapabilityError`` with the reason. The conformance tests
+are generated from these tables, as with ``capabilities.py`` for the losses over logits; a recipe cannot write another
+combination, since each kind of method names its one signal.
 """
 
 from dataclasses import dataclass, field
