@@ -14,9 +14,9 @@ import pyarrow as pa
 from tutelage.data.answers import exact_match, f1, normalise_answer
 from tutelage.data.reading import CONTEXT_FIELD, QUESTION_FIELD, Question
 from tutelage.data.reading_rows import ReadingPrompt
-from tutelage.errors import DataError, IntegrityError
+from tutelage.errors import DataError
 from tutelage.evaluate.answering import Reply
-from tutelage.evaluate.items import read_header, read_table, write_table
+from tutelage.evaluate.items import read_kind, write_table
 
 FORMAT_VERSION = 1
 KIND = "answers"  # in the header: tells these items from those of a classification
@@ -156,15 +156,7 @@ def read_answer_items(path: Path) -> AnswerItems:
     Raises:
         IntegrityError: If the file is missing, damaged, or holds something else.
     """
-    table = read_table(path)
-    header = read_header(table.schema)
-    found = {field.name: field.type for field in table.schema}
-    num_missing = sum(table[name].null_count for name in table.column_names)
-    if header.get("kind") != KIND or header.get("format_version") != FORMAT_VERSION or found != COLUMNS or num_missing:
-        raise IntegrityError(
-            f"{path} is {header} with the columns {', '.join(found)} and {num_missing} missing values; expected "
-            f"answers of format {FORMAT_VERSION} with {', '.join(COLUMNS)}. Run the evaluation again."
-        )
+    table, header = read_kind(path, kind=KIND, version=FORMAT_VERSION, columns=COLUMNS)
     text = {name: tuple(table[name].to_pylist()) for name, kind in COLUMNS.items() if kind == pa.string()}
     column = {name: table[name].to_numpy() for name, kind in COLUMNS.items() if kind != pa.string()}
     return AnswerItems(

@@ -141,6 +141,32 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
+def read_kind(
+    path: Path, *, kind: str, version: int, columns: Mapping[str, pa.DataType]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a file of items that says of which kind it is, and its header.
+
+    Args:
+        path: The file.
+        kind: As in the header, such as ``answers``.
+        version: Of the format.
+        columns: Those expected, in order, none with a missing value.
+
+    Raises:
+        IntegrityError: If the file is missing, damaged, or holds something else.
+    """
+    table = read_table(path)
+    header = read_header(table.schema)
+    found = {field.name: field.type for field in table.schema}
+    num_missing = sum(table[name].null_count for name in table.column_names)
+    if header.get("kind") != kind or header.get("format_version") != version or found != columns or num_missing:
+        raise IntegrityError(
+            f"{path} is {header} with the columns {', '.join(found)} and {num_missing} missing values; expected "
+            f"{kind} of format {version} with {', '.join(columns)}. Run the evaluation again."
+        )
+    return table, header
+
+
 def _labels(path: Path, schema: pa.Schema) -> tuple[str, ...]:
     """Read the format's version and the names behind the label indices."""
     header = read_header(schema)

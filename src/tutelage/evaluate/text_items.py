@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from tutelage.data.text_rows import item_key_of
 from tutelage.data.texts import TextItem
-from tutelage.errors import DataError, IntegrityError
-from tutelage.evaluate.items import read_header, read_table, write_table
+from tutelage.errors import DataError
+from tutelage.evaluate.items import read_kind, write_table
 from tutelage.evaluate.likelihood import RowLikelihoods
 from tutelage.types import StudentRow
 
@@ -177,15 +177,7 @@ def read_text_items(path: Path) -> TextItems:
     Raises:
         IntegrityError: If the file is missing, damaged, or holds something else.
     """
-    table = read_table(path)
-    header = read_header(table.schema)
-    found = {field.name: field.type for field in table.schema}
-    num_missing = sum(table[name].null_count for name in table.column_names)
-    if header.get("kind") != KIND or header.get("format_version") != FORMAT_VERSION or found != COLUMNS or num_missing:
-        raise IntegrityError(
-            f"{path} is {header} with the columns {', '.join(found)} and {num_missing} missing values; expected "
-            f"texts of format {FORMAT_VERSION} with {', '.join(COLUMNS)}. Run the evaluation again."
-        )
+    table, header = read_kind(path, kind=KIND, version=FORMAT_VERSION, columns=COLUMNS)
     return TextItems(
         score_name=header["score"],
         item_keys=tuple(table["item_key"].to_pylist()),
