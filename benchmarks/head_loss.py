@@ -56,6 +56,7 @@ def measure() -> list[dict[str, Any]]:
 
 def measure_shape(num_positions: int, vocab_size: int) -> list[dict[str, Any]]:
     """Check, then time, the variants of one shape."""
+    torch.compiler.reset()  # every shape is compiled; after eight of them torch would run a peer uncompiled
     is_full = (num_positions, vocab_size) == FULL_SHAPE
     variants, too_large = _fitting(present(list(VARIANTS.values()) if is_full else FEW), num_positions, vocab_size)
     problem = head_problem(num_positions, vocab_size)

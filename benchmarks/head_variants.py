@@ -6,6 +6,7 @@ Ours has one configuration in both benchmarks: a frozen bfloat16 head, as under 
 its default sizes. "Kept" variants learn from a teacher's top 64, "full" ones from its final hidden states and head.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -19,6 +20,7 @@ from benchmarks.peer_losses import HeadProblem, Reduced, installed
 from tutelage.types import TopK
 
 WIDTH, K, BLOCK = 576, 64, 256
+LOGIT_DEVIATION = 3.6
 Call = Callable[[HeadProblem], tuple[float, Tensor]]
 
 
@@ -90,17 +92,17 @@ def present(variants: list[Variant]) -> list[Variant]:
     return [variant for variant in variants if variant.package is None or variant.package in installed()]
 
 
-def head_problem(num_positions: int, vocab_size: int) -> HeadProblem:
+def head_problem(num_positions: int, vocab_size: int, *, width: int = WIDTH, device: str = "cpu") -> HeadProblem:
     """Make a problem whose values are exact in bfloat16, so that every dtype computes the same one."""
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator(device).manual_seed(0)
 
     def rounded(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*shape, generator=draw)).bfloat16().float()
+        return (scale * torch.randn(*shape, generator=draw, device=device)).bfloat16().float()
 
-    head_VD = rounded(vocab_size, WIDTH, scale=0.15)  # logits of a standard deviation of 3.6
-    student_ND = rounded(num_positions, WIDTH)
-    teacher_NE = (student_ND + rounded(num_positions, WIDTH, scale=0.3)).bfloat16().float()
-    labels_N = torch.randint(vocab_size, (num_positions,), generator=draw)
+    head_VD = rounded(vocab_size, width, scale=LOGIT_DEVIATION / math.sqrt(width))
+    student_ND = rounded(num_positions, width)
+    teacher_NE = (student_ND + rounded(num_positions, width, scale=0.3)).bfloat16().float()
+    labels_N = torch.randint(vocab_size, (num_positions,), generator=draw, device=device)
     return HeadProblem(student_ND, head_VD, teacher_NE, head_VD, labels_N, _kept(teacher_NE, head_VD))
 
 

@@ -46,15 +46,22 @@ def clock_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUN
     """
     for call in calls.values() if warm else ():
         call()
+    _finish_device_work()
     turns = Turns({name: [] for name in calls}, {name: [] for name in calls})
     for number in range(rounds):
         order = list(calls)[:: 1 if number % 2 == 0 else -1]
         for name in order:
             began, worked = time.perf_counter(), time.process_time()
             calls[name]()
+            _finish_device_work()
             turns.wall[name].append(time.perf_counter() - began)
             turns.processor[name].append(time.process_time() - worked)
     return turns
+
+
+def _finish_device_work() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def time_in_turns(calls: Mapping[str, Callable[[], Any]], *, rounds: int = ROUNDS) -> dict[str, list[float]]:

@@ -136,7 +136,9 @@ def test_a_missing_or_linked_member_is_refused(tmp_path, member):
         unpack_member(archive, (member,), tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", tar_bytes({"x": b"x" * 9999})[:60]])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", tar_bytes({"x": b"x" * 9999})[:60]], ids=["empty", "not an archive", "cut"]
+)
 def test_a_damaged_archive_is_refused(tmp_path, content):
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)

@@ -62,7 +62,7 @@ def test_what_is_stored_is_what_each_prompt_gets_alone(
 def test_a_second_run_generates_nothing_and_changes_nothing(tmp_path: Path, teacher_model: LlamaForCausalLM) -> None:
     rows = prompts(20)
     first = run(teacher_model, rows, tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
     second = run(teacher_model, rows[::-1], tmp_path)
     assert (second.computed, second.reused, second.num_tokens, second.tokens_per_second) == (0, 20, 0, 0.0)
     assert second.digest == first.digest

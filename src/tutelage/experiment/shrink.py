@@ -47,7 +47,7 @@ def kept_layers(context: Context, student_name: str) -> tuple[int, ...] | None:
 
 def _make(context: Context, student_name: str, folder: Path, key: str, task_name: str) -> None:
     from tutelage.build import student_compute
-    from tutelage.data import collate, reading_batches
+    from tutelage.data import batch_to, collate, reading_batches
     from tutelage.experiment.origin import student_source
     from tutelage.experiment.task_data import open_task
     from tutelage.models.load import load_model, load_tokenizer
@@ -64,7 +64,8 @@ def _make(context: Context, student_name: str, folder: Path, key: str, task_name
         data = open_task(context, task_name, tokenizer, model)
         rows = data.rows(data.prepared.splits["train"][:NUM_INFLUENCE_ROWS])
         groups = reading_batches([len(row.ids) for row in rows], token_budget=context.recipe.evaluate.token_budget)
-        influence = layer_influence(model, [collate([rows[i] for i in group], pad_id=data.pad_id) for group in groups])
+        batches = [collate([rows[i] for i in group], pad_id=data.pad_id) for group in groups]
+        influence = layer_influence(model, [batch_to(batch, device) for batch in batches])
     num_layers = len(decoder_layers(model))
     kept = choose_layers(num_layers, section.shrink.layers, by=section.shrink.by, influence=influence)
     with stage_artifact(context, folder, stage="shrink", key=key) as temporary:

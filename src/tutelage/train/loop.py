@@ -166,8 +166,9 @@ def make_stepper(
         TrainingError: If several processes were launched; checkpoints are written by one only.
     """
     device = next(module.parameters()).device
+    # Not `cpu=`: its state lasts as long as the process, and a teacher may be adapted on one device, students trained
+    # on another. Module and batches are placed by us.
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
         device_placement=False,
         mixed_precision="no",  # autocast is ours; the environment must not add a second one
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # nor divide the loss

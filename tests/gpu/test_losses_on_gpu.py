@@ -1,0 +1,50 @@
+"""Every promise of the losses holds where they are computed on a GPU: the conformance suites, carried there."""
+
+import pytest
+import torch
+from loss_cases import HEADS, PATHS, make_case
+from loss_properties import CHECKS
+from on_gpu import on_gpu
+from state_cases import make_state_case
+from state_properties import CHECKS as STATE_CHECKS
+from test_conformance import HELD, name_part
+from test_state_conformance import HELD as HELD_OF_STATES
+
+from tutelage.losses import head_losses
+from tutelage.types import FinalHidden, LossTerm, OutputHead
+
+SOME_HEADS = list(HEADS)[-1:]  # bias, scale and softcap at once
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("key", "name", "head"), [held for held in HELD if held[2] in SOME_HEADS], ids=name_part)
+def test_a_granted_property_holds(key, name, head, path):
+    CHECKS[name](make_case(key, head=head), on_gpu(PATHS[path]))
+
+
+@pytest.mark.parametrize(("loss", "settings", "name"), HELD_OF_STATES, ids=name_part)
+def test_a_granted_property_of_a_state_loss_holds(loss, settings, name):
+    case = make_state_case(loss, settings)
+    STATE_CHECKS[name](case, on_gpu(case.implementation))
+
+
+def temporary_bytes(num_positions: int) -> int:
+    draw = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, device="cuda").bfloat16()
+
+    head, hidden = OutputHead(normal(50_000, 64)), normal(num_positions, 64).requires_grad_()
+    labels, teacher = torch.zeros(num_positions, dtype=torch.int64, device="cuda"), normal(num_positions, 64)
+    terms = [LossTerm("cross_entropy", 0.5), LossTerm("forward_kl", 0.5)]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    head_losses(hidden, head, labels, FinalHidden(teacher, head), terms=terms, fused=True).objective.total.backward()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_temporary_memory_grows_by_the_gradients_of_the_hidden_states_alone():
+    few, many = 16_384, 65_536
+    temporary_bytes(512)  # the libraries' own workspaces
+    growth = (temporary_bytes(many) - temporary_bytes(few)) / (many - few)
+    assert growth < 10 * 64 * 2  # bytes per position; a row of logits alone has 100,000
