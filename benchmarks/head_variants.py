@@ -113,7 +113,7 @@ def _kept(teacher_NE: Tensor, head_VE: Tensor) -> TopK:
         losses.keep_top((block_nE.bfloat16() @ low_VE.T).float(), K, (1.0,)) for block_nE in teacher_NE.split(BLOCK)
     ]
     ids_NK, logprobs_NK = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids_NK", "logprobs_NK"))
-    return TopK(ids_NK, logprobs_NK, {1.0: torch.zeros(len(ids_NK))}, head_VE.shape[0])
+    return TopK(ids_NK, logprobs_NK, {1.0: logprobs_NK.new_zeros(len(ids_NK))}, head_VE.shape[0])
 
 
 def relative_errors(variant: Variant, problem: HeadProblem) -> dict[str, float]:

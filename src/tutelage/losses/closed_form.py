@@ -21,11 +21,9 @@ from torch import Tensor
 from tutelage.losses.buckets import TeacherBuckets
 from tutelage.losses.events import class_logprobs
 from tutelage.losses.forms import Form, ForwardKl
+from tutelage.losses.row_passes import LOGPROB_FLOOR
 from tutelage.losses.sampled import SampledEntries, weighted_entries
 from tutelage.types import ClassScores
-
-# An id the teacher masks has log p = -inf, and -inf * 0 is NaN; exp of this floor is 0 in every dtype.
-_LOGPROB_FLOOR = -1e4
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def dense_tile(
     torch.log_softmax(scratch_MV, dim=1, out=out_MV)
     label_sum = None if labels_M1 is None else -out_MV.gather(1, labels_M1).sum()
     torch.log_softmax(teacher_logits_MV.mul_(1.0 / task.temperature), dim=1, out=scratch_MV)
-    torch.exp(scratch_MV.clamp_(min=_LOGPROB_FLOOR), out=teacher_logits_MV)
+    torch.exp(scratch_MV.clamp_(min=LOGPROB_FLOOR), out=teacher_logits_MV)
     teacher_probs_MV = teacher_logits_MV
     teacher_sum = task.scale * scratch_MV.sub_(out_MV).mul_(teacher_probs_MV).sum()
     if task.want_gradient:

@@ -28,6 +28,7 @@ from tutelage.losses.closed_form import (
 from tutelage.losses.comparisons import Comparison, FusedCall, prepare_comparison
 from tutelage.losses.forms import FORMS, ForwardKl
 from tutelage.losses.precision import no_autocast, wide_dtype
+from tutelage.losses.row_passes import LogitMap
 from tutelage.losses.sampled import SampledEntries
 from tutelage.losses.tiles import (
     TileBuffers,
@@ -37,7 +38,9 @@ from tutelage.losses.tiles import (
     finish_logits,
     head_in_dtype,
     multiply_head,
+    tile_bytes,
 )
+from tutelage.losses.whole_tiles import compare_buckets, compare_forward_kl, compare_labels, fits_whole_tiles
 from tutelage.types import ClassScores, DenseLogits, FinalHidden, LossTerm, OutputHead, TeacherSignal
 
 
@@ -130,7 +133,10 @@ class _Walk:
         self.hidden_ND, self.call, self.dtype = hidden_ND, call, wide_dtype(call.head.weight_VD.dtype)
         weight_VD, bias_V = call.head.weight_VD, call.head.bias_V
         num_ids, device = len(weight_VD), hidden_ND.device
-        self.bounds = chunk_bounds(len(hidden_ND), row_bytes=num_ids * weight_VD.element_size(), chunk=call.chunk)
+        row_bytes = num_ids * weight_VD.element_size()
+        most_bytes = tile_bytes(device)
+        self.bounds = chunk_bounds(len(hidden_ND), row_bytes=row_bytes, chunk=call.chunk, most_bytes=most_bytes)
+        self.takes_whole_tiles = fits_whole_tiles(call, device, wants)
         most_rows = max((stop - start for start, stop in self.bounds), default=0)
         self.block_rows = min(block_rows(num_ids * self.dtype.itemsize, device), most_rows)
         self.tiles, self.blocks = TileBuffers(most_rows, device), TileBuffers(self.block_rows, device)
@@ -152,10 +158,13 @@ class _Walk:
         tile_MV = self.tiles.take("student", (stop - start, len(weight_VD)), weight_VD.dtype)
         multiply_head(hidden_MD, self.call.head, out_MV=tile_MV)
         teacher_MW = self._teacher_products(start, stop)
-        for first in range(start, stop, self.block_rows):
-            rows = Rows(first, min(first + self.block_rows, stop))
-            at = slice(first - start, rows.stop - start)
-            self._add_block(rows, tile_MV[at], None if teacher_MW is None else teacher_MW[at])
+        if self.takes_whole_tiles:
+            self._add_tile(Rows(start, stop), tile_MV, teacher_MW)
+        else:
+            for first in range(start, stop, self.block_rows):
+                rows = Rows(first, min(first + self.block_rows, stop))
+                at = slice(first - start, rows.stop - start)
+                self._add_block(rows, tile_MV[at], None if teacher_MW is None else teacher_MW[at])
         if self.want_gradient:
             self._multiply_back(start, stop, hidden_MD, tile_MV)
 
@@ -169,6 +178,28 @@ class _Walk:
         weight_WE = teacher.head.weight_VD
         tile_MW = self.tiles.take("teacher", (stop - start, len(weight_WE)), weight_WE.dtype)
         return multiply_head(teacher.hidden_NE[start:stop], teacher.head, out_MV=tile_MW)
+
+    def _add_tile(self, rows: Rows, product_MV: Tensor, teacher_MV: Tensor | None) -> None:
+        """Compare a whole tile; the gradient takes the products' place."""
+        call, label_term = self.call, self.call.label_term
+        labels_M1 = call.labels_N1[rows.slice] if label_term else None
+        weight = label_term.weight if label_term else 0.0
+        logit_map = LogitMap(call.head.scale, call.head.softcap)
+        if not call.over_ids:
+            assert labels_M1 is not None, "a call has terms"
+            self._add(compare_labels(product_MV, logit_map, labels_M1, weight=weight), None)
+            return
+        comparison = call.over_ids[0]
+        task, teacher = comparison.task(label_weight=weight, want_gradient=True), comparison.teacher
+        if isinstance(teacher, TeacherBuckets):
+            buckets = teacher.rows(rows.start, rows.stop)
+            sums = compare_buckets(product_MV, logit_map, labels_M1, buckets, task=task)
+        else:
+            assert teacher_MV is not None, "full logits have products"
+            head = teacher.head if isinstance(teacher, FinalHidden) else None
+            maps = (logit_map, LogitMap() if head is None else LogitMap(head.scale, head.softcap))
+            sums = compare_forward_kl(product_MV, maps, labels_M1, teacher_MV, task=task)
+        self._add(sums, comparison.term)
 
     def _add_block(self, rows: Rows, product_mV: Tensor, teacher_mW: Tensor | None) -> None:
         """Compare a few rows; the gradient with respect to their products takes the products' place."""

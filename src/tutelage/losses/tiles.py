@@ -15,19 +15,28 @@ from tutelage.types import OutputHead
 # Of one chunk's product, in the weight's dtype: large enough for the matrix products to run at full speed (from 128
 # rows on, at 49k ids), small enough not to matter beside a model. Fresh 50 MB tiles cost more in page faults than the
 # exp over them (33 ms against 15 ms): hence the buffers.
-TILE_BYTES = 24 * 2**20
+# A GPU wants a thousand rows, and every tile costs launches: at 128k ids and 24 MiB it took five times as long.
+TILE_BYTES, CUDA_TILE_BYTES = 24 * 2**20, 2**28
 # Of the rows that are compared at once, in float32. On a CPU a dozen passes over a block stay in a core's cache; over
 # whole tiles each costs two to four times as much. Elsewhere every pass is a launch, and larger blocks need fewer.
-CPU_BLOCK_BYTES, BLOCK_BYTES = 2**20, 2**25
+CPU_BLOCK_BYTES, BLOCK_BYTES, CUDA_BLOCK_BYTES = 2**20, 2**25, 2**28
 
 
-def chunk_bounds(num_positions: int, *, row_bytes: int, chunk: int | None) -> list[tuple[int, int]]:
+def tile_bytes(device: torch.device) -> int:
+    """Give the memory that one tile may take."""
+    return CUDA_TILE_BYTES if device.type == "cuda" else TILE_BYTES
+
+
+def chunk_bounds(
+    num_positions: int, *, row_bytes: int, chunk: int | None, most_bytes: int = TILE_BYTES
+) -> list[tuple[int, int]]:
     """Cut positions into near-equal chunks.
 
     Args:
         num_positions: N.
         row_bytes: Of one row of a tile.
-        chunk: Most positions per chunk; None chooses it so that a tile takes ``TILE_BYTES``.
+        chunk: Most positions per chunk; None chooses it so that a tile takes ``most_bytes``.
+        most_bytes: See ``tile_bytes``.
 
     Returns:
         Start and stop of each chunk, in order; empty for N = 0.
@@ -36,7 +45,7 @@ def chunk_bounds(num_positions: int, *, row_bytes: int, chunk: int | None) -> li
         ValueError: If ``chunk`` is below 1.
     """
     if chunk is None:
-        chunk = max(1, TILE_BYTES // row_bytes)
+        chunk = max(1, most_bytes // row_bytes)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 position per chunk")
     # Equal sizes: a last chunk of one row would read the whole head for a single position.
@@ -73,7 +82,8 @@ def head_in_dtype(head: OutputHead, dtype: torch.dtype | None, *, detach: bool =
 
 def block_rows(row_bytes: int, device: torch.device) -> int:
     """Give how many rows, at least one, are compared at once."""
-    return max(1, (CPU_BLOCK_BYTES if device.type == "cpu" else BLOCK_BYTES) // row_bytes)
+    most_bytes = {"cpu": CPU_BLOCK_BYTES, "cuda": CUDA_BLOCK_BYTES}.get(device.type, BLOCK_BYTES)
+    return max(1, most_bytes // row_bytes)
 
 
 def multiply_head(hidden_MD: Tensor, head: OutputHead, *, out_MV: Tensor) -> Tensor:

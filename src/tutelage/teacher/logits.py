@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tutelage.types import OutputHead
 
-TILE_ELEMENTS = 2**24  # logits of a tile: 64 MiB, twice (the second for exponentials); larger tiles are not faster
+# Logits of a tile: 64 MiB, twice (the second for exponentials). Larger ones are not faster on a CPU; a GPU wants more.
+TILE_ELEMENTS, CUDA_TILE_ELEMENTS = 2**24, 2**26
 VOCAB_BLOCK = 8192  # rows of a low-precision head upcast at a time
 KEPT_HEAD_BYTES = 2**30  # a float32 copy of the head up to this size is kept: upcasting costs a fifth of a tile
-CHUNK_ROWS = 16  # softmax of so many positions at a time where only its sum is wanted: 3 MiB at V = 49k
+CHUNK_ROWS = 16  # on a CPU, softmax of so many positions where only its sum is wanted: 3 MiB at V = 49k
 TOP_BLOCK = 64  # ids per block of the two-stage top-k
 TOP_SHARE = 4  # two stages pay while the blocks to search hold at most this part of the vocabulary
 
@@ -31,6 +32,9 @@ def head_logits(hidden_NE: Float[Tensor, "N E"], head: OutputHead) -> Float[Tens
         return head.logits(hidden_NE)
     num_ids = head.weight_VD.shape[0]
     logits_NU = torch.empty(hidden_NE.shape[0], num_ids, dtype=torch.float32, device=hidden_NE.device)
+    if on_matrix_units(hidden_NE, head.weight_VD):
+        torch.mm(hidden_NE, head.weight_VD.detach().T, out_dtype=torch.float32, out=logits_NU)
+        return finish_float32(logits_NU, head)
     for start in range(0, num_ids, VOCAB_BLOCK):
         block = slice(start, start + VOCAB_BLOCK)
         bias = None if head.bias_V is None else head.bias_V[block].float()
@@ -53,6 +57,7 @@ class LogitTile:
         self._largest_n1 = self._find_largest()
         self.max_n1 = logits_nU.gather(1, self._largest_n1)
         self._log_sums: dict[float, Tensor] = {}
+        self._chunk_rows = CHUNK_ROWS if logits_nU.device.type == "cpu" else len(logits_nU)
 
     def probs(self, temperature: float) -> Float[Tensor, "n U"]:
         """Return ``p_T``; the memory is reused by the next call."""
@@ -63,7 +68,7 @@ class LogitTile:
         """Return ``log sum_v exp((z_v - max) / temperature)``."""
         if temperature not in self._log_sums:
             # one chunk's memory for all: it stays in the cache
-            self._log_sums[temperature] = self._softmax(temperature, self._scratch_nU[:CHUNK_ROWS])
+            self._log_sums[temperature] = self._softmax(temperature, self._scratch_nU[: self._chunk_rows])
         return self._log_sums[temperature]
 
     def _softmax(self, temperature: float, out: Tensor) -> Float[Tensor, " n"]:
@@ -73,7 +78,7 @@ class LogitTile:
         twice as fast as a difference and exponentials, but on a CPU its own sum adds one after the other in float32,
         1e-5 off over 49k ids; ``sum_v p_v``, added in pairs, says by how much.
         """
-        size = max(1, CHUNK_ROWS if len(out) < len(self.logits_nU) or temperature != 1.0 else len(out))
+        size = max(1, self._chunk_rows if len(out) < len(self.logits_nU) or temperature != 1.0 else len(out))
         cooled = torch.empty_like(self.logits_nU[:size]) if temperature != 1.0 else None
         log_sums = [self.max_n1[:0, 0]]
         for start in range(0, len(self.logits_nU), size):
@@ -129,19 +134,20 @@ class TiledHead:
         """Upcast the weight once where a float32 copy of it is small enough."""
         self.head = head
         weight_UE = head.weight_VD
-        keeps = weight_UE.dtype == torch.float32 or 4 * weight_UE.numel() <= KEPT_HEAD_BYTES
+        is_small = 4 * weight_UE.numel() <= KEPT_HEAD_BYTES and not on_matrix_units(weight_UE, weight_UE)
+        keeps = weight_UE.dtype == torch.float32 or is_small
         self.kept_UE = weight_UE.detach().float() if keeps else None
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def tiles(self, hidden_NE: Float[Tensor, "N E"]) -> Iterator[LogitTile]:
         """Yield the logits of a few positions at a time; a tile is valid until the next one is asked for."""
         num_ids = self.head.weight_VD.shape[0]
-        size = max(1, TILE_ELEMENTS // num_ids)
+        size = max(1, (CUDA_TILE_ELEMENTS if hidden_NE.is_cuda else TILE_ELEMENTS) // num_ids)
         buffer, scratch = self._get_buffers(size, hidden_NE.device)
         for tile_nE in hidden_NE.split(size):
             logits_nU = buffer[: len(tile_nE)]
             self._multiply(tile_nE, logits_nU)
-            yield LogitTile(self._finish(logits_nU), scratch[: len(tile_nE)])
+            yield LogitTile(finish_float32(logits_nU, self.head), scratch[: len(tile_nE)])
 
     def _get_buffers(self, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Memory that is used again: fresh pages cost as much as the exponentials written to them."""
@@ -152,6 +158,9 @@ class TiledHead:
 
     def _multiply(self, hidden_nE: Tensor, logits_nU: Tensor) -> None:
         weight_UE = self.head.weight_VD
+        if on_matrix_units(hidden_nE, weight_UE):
+            torch.mm(hidden_nE, weight_UE.detach().T, out_dtype=torch.float32, out=logits_nU)
+            return
         with exact_bf16_products(hidden_nE, weight_UE):
             if self.kept_UE is not None:
                 torch.mm(hidden_nE.float(), self.kept_UE.T, out=logits_nU)
@@ -160,14 +169,24 @@ class TiledHead:
                 block = slice(start, start + VOCAB_BLOCK)
                 logits_nU[:, block] = hidden_nE.float() @ weight_UE[block].float().T
 
-    def _finish(self, logits_nU: Tensor) -> Tensor:
-        if self.head.bias_V is not None:
-            logits_nU += self.head.bias_V.float()
-        if self.head.scale != 1.0:
-            logits_nU *= self.head.scale
-        if self.head.softcap is not None:
-            logits_nU.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
-        return logits_nU
+
+def finish_float32(logits_nU: Float[Tensor, "n U"], head: OutputHead) -> Float[Tensor, "n U"]:
+    """Add the bias, scale and cap, in place."""
+    if head.bias_V is not None:
+        logits_nU += head.bias_V.float()
+    if head.scale != 1.0:
+        logits_nU *= head.scale
+    if head.softcap is not None:
+        logits_nU.div_(head.softcap).tanh_().mul_(head.softcap)
+    return logits_nU
+
+
+def on_matrix_units(hidden: Tensor, weight: Tensor) -> bool:
+    """Tell whether a GPU multiplies these in 16 bits, and adds and returns float32: ten times faster, digits kept.
+
+    An H100, 1,024 positions, V = 128,256: 0.9 ms against 10.4 ms, largest error 5e-5 against 2e-5 (docs/gpu.md).
+    """
+    return hidden.is_cuda and hidden.dtype == weight.dtype and hidden.dtype in (torch.bfloat16, torch.float16)
 
 
 @contextlib.contextmanager
