@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tutelage.types import OutputHead
 
-# Of one chunk's product, in the weight's dtype: large enough for the matrix products to run at full speed (from 128
-# rows on, at 49k ids), small enough not to matter beside a model. Fresh 50 MB tiles cost more in page faults than the
-# exp over them (33 ms against 15 ms): hence the buffers.
-# A GPU wants a thousand rows, and every tile costs launches: at 128k ids and 24 MiB it took five times as long.
+# Of one chunk's product, in the weight's dtype: large enough for the products to run at full speed (a row of 128k
+# ids costs a third more in a tile of 96 rows than in one of 256: hence at least so many), small enough not to matter
+# beside a model. Fresh 50 MB tiles cost more in page faults than the exp over them (33 ms against 15 ms): hence the
+# buffers. A GPU wants a thousand rows, and every tile costs launches: at 24 MiB it took five times as long.
 TILE_BYTES, CUDA_TILE_BYTES = 24 * 2**20, 2**28
+LEAST_ROWS = 256
 # Of the rows that are compared at once, in float32. On a CPU a dozen passes over a block stay in a core's cache; over
 # whole tiles each costs two to four times as much. Elsewhere every pass is a launch, and larger blocks need fewer.
 CPU_BLOCK_BYTES, BLOCK_BYTES, CUDA_BLOCK_BYTES = 2**20, 2**25, 2**28
@@ -35,7 +36,7 @@ def chunk_bounds(
     Args:
         num_positions: N.
         row_bytes: Of one row of a tile.
-        chunk: Most positions per chunk; None chooses it so that a tile takes ``most_bytes``.
+        chunk: Most positions per chunk; None chooses it so that a tile takes ``most_bytes``, or ``LEAST_ROWS`` rows.
         most_bytes: See ``tile_bytes``.
 
     Returns:
@@ -45,7 +46,7 @@ def chunk_bounds(
         ValueError: If ``chunk`` is below 1.
     """
     if chunk is None:
-        chunk = max(1, most_bytes // row_bytes)
+        chunk = max(LEAST_ROWS, most_bytes // row_bytes)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 position per chunk")
     # Equal sizes: a last chunk of one row would read the whole head for a single position.
