@@ -1,7 +1,8 @@
-"""Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``, or ``conformance [--json] [--write]``.
+"""Run benchmarks by id: ``python -m benchmarks [B1 ...] [--json]``, ``conformance [--json] [--write]`` or ``page``.
 
 In: ids; ``gpu`` is B1 and B2 on a CUDA device, never by default. Out: one record per row,
-``{id, ratio, target, better, met, details}``; the conformance table is a page.
+``{id, ratio, target, better, met, details}``; the conformance table is a page; ``page`` writes
+another from the records that are committed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from benchmarks.gradient_fidelity import measure as gradient_fidelity
 from benchmarks.head_loss import measure as head_loss
 from benchmarks.head_memory import measure as head_memory
 from benchmarks.head_on_gpu import measure as head_on_gpu
+from benchmarks.results_page import write_page
 
 BENCHMARKS = {
     "B1": head_loss,
@@ -26,7 +28,7 @@ BENCHMARKS = {
     "B6": gradient_fidelity,
     "B10": hidden_read,
 }
-CONFORMANCE, GPU = "conformance", "gpu"
+CONFORMANCE, GPU, PAGE = "conformance", "gpu", "page"
 
 
 def main() -> None:
@@ -36,13 +38,16 @@ def main() -> None:
         "ids",
         nargs="*",
         metavar="ID",
-        help=f"out of {', '.join(BENCHMARKS)}, default all of these; {GPU}; or {CONFORMANCE} alone",
+        help=f"out of {', '.join(BENCHMARKS)}, default all of these; {GPU}; or {CONFORMANCE} or {PAGE} alone",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--write", action="store_true", help="conformance only: write the page under docs/")
     arguments = parser.parse_args()
     if arguments.ids == [CONFORMANCE]:
         publish_conformance(as_json=arguments.json, write=arguments.write)
+        return
+    if arguments.ids == [PAGE]:
+        print(f"wrote {write_page().name}")
         return
     known = {**BENCHMARKS, GPU: head_on_gpu}
     unknown = [name for name in arguments.ids if name not in known]
