@@ -103,6 +103,16 @@ train: {learning_rate: 3e-3, num_train_epochs: 2, per_device_train_batch_size: 1
 evaluate: {select_by: f1}
 """
 
+# Beside it a classification; the caller writes its rows.
+BOTH = RECIPE.replace("  squad:\n", """\
+  sentiment:
+    kind: classification
+    data: {source: reviews.jsonl, validation_rows: 16, test_rows: 16, limit: 16}
+    template: "{text} lives in"
+    verbalisers: {negative: " Rome", positive: " Oslo"}
+  squad:
+""").replace("evaluate: {select_by: f1}\n", "")  # fmt: skip
+
 
 def write_reading_experiment(folder: Path, *, recipe: str = RECIPE) -> Path:
     """Write model, passages and recipe into ``folder``; return the recipe's path."""

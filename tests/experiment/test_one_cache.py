@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from reading_experiment import RECIPE, write_reading_experiment
+from reading_experiment import BOTH, write_reading_experiment
 from ruamel.yaml import YAML
 from tiny_experiment import run_tiny, write_reviews
 from transformers import LlamaModel
@@ -13,14 +13,7 @@ from transformers import LlamaModel
 PUBLISHED = YAML(typ="safe").load((Path(__file__).parents[2] / "recipes" / "methods.yaml").read_text())
 TEACHER_LAYERS, STUDENT_LAYERS = 4, 2
 
-TINY = RECIPE.replace("  squad:\n", """\
-  sentiment:
-    kind: classification
-    data: {source: reviews.jsonl, validation_rows: 16, test_rows: 16, limit: 16}
-    template: "{text} lives in"
-    verbalisers: {negative: " Rome", positive: " Oslo"}
-  squad:
-""").replace("evaluate: {select_by: f1}\n", "").replace("by: influence", "by: first")  # fmt: skip
+TINY = BOTH.replace("by: influence", "by: first")  # which needs no pass
 # The published signals, with layers that a teacher of four has.
 SIGNALS = [
     {**signal, "layers": [2, 4] if signal["kind"] == "hidden" else [4]} if "layers" in signal else signal

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reading_experiment import RECIPE, write_reading_experiment
+from reading_experiment import BOTH, RECIPE, write_reading_experiment
 from tiny_experiment import Finished, run_tiny, write_reviews
 
 from tutelage.config import load_recipe
@@ -175,16 +175,6 @@ def test_a_search_is_decided_by_the_tasks_metric_and_reads_no_test_question(tmp_
     assert [set(trial["metrics"]) for trial in trials] == [{"validation"}] * 2
     chosen = json.loads((done.root / "best_config.json").read_text())["squad/S1"]["KD1"]
     assert chosen["f1"] == max(trial["metrics"]["validation"]["f1"] for trial in trials)
-
-
-BOTH = RECIPE.replace("  squad:\n", """\
-  sentiment:
-    kind: classification
-    data: {source: reviews.jsonl, validation_rows: 16, test_rows: 16, limit: 16}
-    template: "{text} lives in"
-    verbalisers: {negative: " Rome", positive: " Oslo"}
-  squad:
-""").replace("evaluate: {select_by: f1}\n", "")  # fmt: skip
 
 
 def test_tasks_of_both_kinds_learn_in_one_recipe_each_judged_by_its_own_metric(tmp_path):
