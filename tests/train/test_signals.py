@@ -7,6 +7,14 @@ import pytest
 from tutelage.train.signals import STOP_SIGNALS, stop_signals
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A run in a shell's background starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_four_signals_are_caught():
     assert {s.name for s in STOP_SIGNALS} == {"SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"}
 
