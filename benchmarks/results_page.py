@@ -21,9 +21,9 @@ TITLES = {
     "B10": "Hidden states: reading, bytes, error",
 }
 NOTES = {
-    "B1": "Missed, and out of reach on these cores: a call cannot be faster than the head's two bfloat16 products "
-    "(*possible* is the ratio that a loss of no cost at all would have). Without matrix units they take two thirds of "
-    "our time.",
+    "B1": "Missed, and out of reach on these cores but for what *possible* shows: the ratio that a loss of no cost at "
+    "all would have, since no call is faster than the head's two bfloat16 products. Without matrix units these take "
+    "two thirds of our time and more.",
     "B2": "Top-k is met, its slope too. With full logits the target is missed against Liger's chunked loss, which "
     "holds one chunk and the gradient of the head. Both are nearly flat in the number of positions, so the ratio of "
     "their slopes says little.",
