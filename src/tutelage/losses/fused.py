@@ -4,8 +4,9 @@ In: the student's hidden states and head, labels, a teacher signal, weighted ter
 
 Chunk by chunk: the head's product, then losses and closed-form gradient a few rows at a time, written over the
 product, and at once the products with the head's weight: one ``[M, V]`` tile in the weight's dtype (two where the
-teacher has a head of its own) is all that exists. The backward pass scales what the forward pass computed. The head's
-gradient is computed only when the head is trained, and summed over chunks in float32 (a bf16 sum over chunks loses it).
+teacher has a head of its own) is all that exists. On a GPU a tile is compared whole (``whole_tiles.py``). The backward
+pass scales what the forward pass computed. The head's gradient is computed only when the head is trained, and summed
+over chunks in float32 (a bf16 sum over chunks loses it).
 """
 
 from collections.abc import Sequence
