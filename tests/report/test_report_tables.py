@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tutelage.report.numerals import decimal, p_value, percent, points, setting
-from tutelage.report.table_formats import escape_latex, guard_formula, to_csv, to_latex, to_markdown
+from tutelage.report.table_formats import guard_formula, to_csv, to_markdown
 from tutelage.report.tables import Column, Table, group_tables, text_column
 
 HOSTILE = '=cmd|"/c calc"!A1 $x_1$ & 100% <b>\n| `x` \\end{table} # ~ ^ {'
@@ -73,23 +73,6 @@ def test_formula_guard_reaches_cells_and_headings_but_not_numbers():
     assert to_csv(Table("t", "t", columns, ({"@x": "1"},), "")).startswith("'@x")
 
 
-def test_latex_escapes_everything_special(tables):
-    text = to_latex(hostile_table(), command="run\n\\input{/etc/passwd}")
-    first, body = text.split("\n", 1)
-    assert first == "% run \\input{/etc/passwd}"
-    assert body.count(r"\end{table}") == 1
-    assert r"\$x\_1\$ \& 100\% \textless{}b\textgreater{}" in body
-    for table in tables.values():
-        latex = to_latex(table, command="c")
-        body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
-        cells = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if "&" in line}
-        assert cells == {len(table.columns) - 1}
-
-
-def test_latex_escape_is_reversible_in_kind():
-    assert escape_latex(r"\%_{}~^") == r"\textbackslash{}\%\_\{\}\textasciitilde{}\textasciicircum{}"
-
-
 def test_markdown_keeps_its_columns_whatever_a_cell_holds(tables):
     for table in (*tables.values(), hostile_table()):
         lines = to_markdown(table, command="c").splitlines()
@@ -103,9 +86,8 @@ def test_markdown_command_cannot_leave_its_code():
     assert "Command: ``` a``b ```" in to_markdown(hostile_table(), command="a``b")
 
 
-def test_method_and_chosen_trials_stand_out(tables):
+def test_the_method_stands_out(tables):
     assert "| **KD1** |" in to_markdown(tables["main"], command="c")
-    assert to_latex(tables["trials"], command="c").count(r"\textbf{") == 3
 
 
 @pytest.mark.parametrize(

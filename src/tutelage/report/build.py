@@ -13,9 +13,10 @@ from tutelage.report.arms import group_arms
 from tutelage.report.collect import Experiment, Run, collect
 from tutelage.report.figures import group_figures
 from tutelage.report.item_view import view_items
+from tutelage.report.latex import to_latex
 from tutelage.report.page import SHOWN_PROVENANCE, GroupParts, render_page
 from tutelage.report.summary import summarise
-from tutelage.report.table_formats import to_csv, to_latex, to_markdown
+from tutelage.report.table_formats import to_csv, to_markdown
 from tutelage.report.tables import group_tables
 from tutelage.report.terminal import terminal_table
 from tutelage.store import files_digest, new_artifact, read_manifest, safe_name, value_digest, write_file, write_json

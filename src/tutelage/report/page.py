@@ -18,7 +18,8 @@ from tutelage.report.answer import difference_interval, direction
 from tutelage.report.collect import Run
 from tutelage.report.figure_style import FigureFile
 from tutelage.report.inline_svg import inline_svg
-from tutelage.report.table_formats import to_csv, to_latex, to_markdown
+from tutelage.report.latex import to_latex
+from tutelage.report.table_formats import to_csv, to_markdown
 from tutelage.report.tables import Column, Table
 
 # Provenance that two computations of the same thing share; times, host and memory stay in provenance.json.

@@ -1,6 +1,6 @@
-"""Write a table as CSV, LaTeX or Markdown.
+"""Write a table as CSV or Markdown.
 
-In: a :class:`Table`. Out: text. CSV keeps every digit; LaTeX and Markdown show what people read.
+In: a :class:`Table`. Out: text. CSV keeps every digit; Markdown shows what people read.
 """
 
 import csv
@@ -12,20 +12,6 @@ from tutelage.report.tables import Cell, Column, Table
 
 # A spreadsheet runs a text cell that begins like this as a formula (OWASP, CSV injection).
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|])")
 WHITESPACE = re.compile(r"\s+")
 
@@ -100,30 +86,3 @@ def code_span(text: str) -> str:
     text = WHITESPACE.sub(" ", text)
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"
-
-
-def to_latex(table: Table, *, command: str) -> str:
-    r"""Write a booktabs table; needs ``\usepackage{booktabs}``."""
-    lines = [
-        "% " + WHITESPACE.sub(" ", command),
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
-        rf"  \label{{tab:{table.name}}}",
-        rf"  \begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
-        r"    \toprule",
-        "    " + " & ".join(escape_latex(column.title) for column in table.columns) + r" \\",
-        r"    \midrule",
-    ]
-    for index, row in enumerate(table.rows):
-        cells = [escape_latex(table.shown(row, column)) for column in table.columns]
-        if index in table.marked:
-            cells[0] = rf"\textbf{{{cells[0]}}}"
-        lines.append("    " + " & ".join(cells) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Escape every character that LaTeX reads as a command; keep it on one line."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in WHITESPACE.sub(" ", text))
