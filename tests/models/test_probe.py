@@ -134,7 +134,14 @@ def test_a_model_whose_layers_cannot_be_addressed_fails_only_that_line():
 def test_a_tokenizer_with_ids_beyond_the_embeddings_is_found():
     result = by_name(prove_model(tiny_model(vocab_size=80, pad_token_id=0), tiny_tokenizer()))["vocabulary"]
     assert not result.passed
-    assert result.detail == "largest token id 92, embeddings for 80"
+    assert result.detail == "largest token id 92, embeddings for 80, output head for 80"
+
+
+def test_an_output_head_that_lacks_a_token_is_found_and_padding_is_not():
+    model = tiny_model(tie_word_embeddings=False)
+    for written, passed in ((80, False), (93, True), (128, True)):
+        model.lm_head = torch.nn.Linear(model.config.hidden_size, written, bias=False)
+        assert by_name(prove_model(model, tiny_tokenizer()))["vocabulary"].passed is passed
 
 
 def test_a_model_that_cannot_run_gives_a_failed_head_and_no_error():

@@ -7,12 +7,11 @@ In: target masks, token ids, tokenizers, layer numbers. Out: logit indices, pair
 from tutelage.align.keys import check_key
 from tutelage.align.layers import layer_pairs
 from tutelage.align.positions import logit_indices, row_places, token_index
-from tutelage.align.vocabulary import check_ids, check_padding_only, check_same_tokenizer
+from tutelage.align.vocabulary import check_ids, check_same_tokenizer
 
 __all__ = [
     "check_ids",
     "check_key",
-    "check_padding_only",
     "check_same_tokenizer",
     "layer_pairs",
     "logit_indices",

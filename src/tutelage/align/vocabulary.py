@@ -1,7 +1,7 @@
 """Prove that student and teacher read one vocabulary.
 
-In: two tokenizers (anything with ``get_vocab``), token ids, the sizes of two output heads. Out:
-nothing when they agree, else an ``AlignmentError`` with the first disagreement.
+In: two tokenizers (anything with ``get_vocab``), token ids. Out: nothing when they agree, else an
+``AlignmentError`` with the first disagreement.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ class Vocabulary(Protocol):
 def check_same_tokenizer(student_tokenizer: Vocabulary, teacher_tokenizer: Vocabulary) -> None:
     """Refuse two tokenizers whose token-to-id maps differ.
 
-    The sizes of the two output heads may differ by padding (``check_padding_only``); the
-    tokens may not.
+    The sizes of the two output heads may differ by padding, as ``models.probe`` proves of every
+    model; the tokens may not.
 
     Args:
         student_tokenizer: The student's tokenizer.
@@ -49,33 +49,6 @@ def check_same_tokenizer(student_tokenizer: Vocabulary, teacher_tokenizer: Vocab
 
 def _smallest_id(token: str, *id_maps: Mapping[str, int]) -> int:
     return min(id_map[token] for id_map in id_maps if token in id_map)
-
-
-def check_padding_only(tokenizer: Vocabulary, *, student_size: int, teacher_size: int) -> None:
-    """Refuse output heads whose sizes differ by more than padding columns.
-
-    Losses compare over the first ``min(student_size, teacher_size)`` ids, so every real token
-    must lie below both.
-
-    Args:
-        tokenizer: The shared tokenizer.
-        student_size: Rows of the student's head, V.
-        teacher_size: Rows of the teacher's head, U.
-
-    Raises:
-        AlignmentError: Names the first token that one head cannot produce.
-    """
-    shared_size = min(student_size, teacher_size)
-    beyond = [(token_id, token) for token, token_id in tokenizer.get_vocab().items() if token_id >= shared_size]
-    if not beyond:
-        return
-    token_id, token = min(beyond)
-    short = "student" if student_size <= teacher_size else "teacher"
-    raise AlignmentError(
-        f"the {short}'s output head has {shared_size} ids, but the tokenizer's token {token!r} has id {token_id} "
-        f"({len(beyond)} tokens lie beyond it); expected heads that differ by padding only "
-        f"(student {student_size}, teacher {teacher_size}): resize the {short}'s embeddings or choose another model"
-    )
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:

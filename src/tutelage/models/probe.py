@@ -58,7 +58,7 @@ def prove_model(
       more than rounding. Only packed training needs it.
     * ``padded``: a row padded on the right equals the row alone, and padding stays finite.
     * ``layers``: hidden states by layer number equal the model's own to the bit. Only signals of hidden states need it.
-    * ``vocabulary``: every id of the tokenizer has an embedding.
+    * ``vocabulary``: every id of the tokenizer has an embedding and a logit; what else the head holds is padding.
 
     Args:
         model: Plain or wrapped by ``peft``; run in evaluation mode, put back after.
@@ -190,7 +190,7 @@ def _batch(ids_BT: Tensor, position_BT: Tensor, mask_BT: Tensor | None) -> Batch
 
 def _vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ProbeResult:
     embedding: Any = plain_model(model).get_input_embeddings()
-    rows = int(embedding.weight.shape[0])
+    read, written = int(embedding.weight.shape[0]), int(find_head(model).weight_VD.shape[0])
     largest = max(tokenizer.get_vocab().values())
-    detail = f"largest token id {largest}, embeddings for {rows}"
-    return ProbeResult("vocabulary", largest < rows, detail)
+    detail = f"largest token id {largest}, embeddings for {read}, output head for {written}"
+    return ProbeResult("vocabulary", largest < min(read, written), detail)
