@@ -71,9 +71,9 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     )
     scorer = Scorer(context, data, taught, device, is_bf16)
     work = context.folders.work(f"{run.run_id}-{key}")  # changed settings never meet an old checkpoint
-    context.show(
-        f"train {run.run_id}: {len(rows):,} rows, {options.num_train_epochs:g} epochs, lr {options.learning_rate:g}"
-    )
+    epochs = options.num_train_epochs
+    length = f"{epochs:g} epoch{'s' * (epochs != 1)}" if options.max_steps is None else f"{options.max_steps:,} steps"
+    context.show(f"train {run.run_id}: {len(rows):,} rows, {length}, lr {options.learning_rate:g}")
     with TrainProgress() as progress:
         result = train(
             module, rows, objective.teachers, options,
