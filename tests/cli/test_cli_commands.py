@@ -222,6 +222,18 @@ def test_run_hands_everything_over(started: list[dict]):
     assert options["command"] == "tutelage run mine.yaml train.max_steps=3 --mode full --until teach --control"
 
 
+def test_a_command_in_a_report_does_not_say_where_its_author_works(
+    started: list[dict], tmp_path_factory: pytest.TempPathFactory
+):
+    tutelage_cli("new", "mine")
+    elsewhere = tmp_path_factory.mktemp("other") / "elsewhere.yaml"
+    elsewhere.write_text(Path("mine.yaml").read_text())
+    for recipe in (Path("mine.yaml").resolve(), elsewhere):
+        assert tutelage_cli("run", str(recipe)).exit_code == 0
+
+    assert [each["command"] for each in started] == ["tutelage run mine.yaml", f"tutelage run {elsewhere}"]
+
+
 def test_demo_needs_no_file(started: list[dict]):
     result = tutelage_cli("demo", "report.question=Does it work?")
 

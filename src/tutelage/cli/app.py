@@ -123,7 +123,7 @@ def run(
     control: Control = False,
 ) -> None:
     """Run a recipe; what is finished is skipped, what was stopped goes on."""
-    command = _command("run", [str(recipe), *(overrides or [])], control, mode=mode, only=only, until=until)
+    command = _command("run", [shown_path(recipe), *(overrides or [])], control, mode=mode, only=only, until=until)
     _run(recipe, overrides, mode=mode, only=only, until=until, control=control, command=command)
 
 
@@ -134,7 +134,7 @@ def report(
     mode: Mode = None,
 ) -> None:
     """Build the report of what is finished."""
-    command = _command("report", [str(source), *(overrides or [])], False, mode=mode)
+    command = _command("report", [shown_path(source), *(overrides or [])], False, mode=mode)
     if not source.is_dir():
         _run(source, overrides, mode=mode, only="report", until=None, control=False, command=command)
         return
@@ -203,6 +203,11 @@ def _run(
         say(outcome.table)
     for line in footer(outcome):
         say(line)
+
+
+def shown_path(path: Path) -> str:
+    """Return a path from the current folder where it lies below it: reports are shown to others."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _command(name: str, arguments: list[str] | None, control: bool, **options: str | None) -> str:
