@@ -5,23 +5,18 @@ import shutil
 import subprocess
 
 import pytest
+from hostile_table import hostile_table
 
 from tutelage.report.latex import cell, escape, heading, to_latex
 from tutelage.report.numerals import percent
 from tutelage.report.tables import Column, Table, group_tables, text_column
 
-HOSTILE = '=cmd|"/c calc"!A1 $x_1$ & 100% <b>\n| `x` \\end{table} # ~ ^ {'
 DOCUMENT = r"\documentclass{article}\usepackage{booktabs}\usepackage{graphicx}\begin{document}%s\end{document}"
 
 
 @pytest.fixture(scope="module")
 def tables(group):
     return {table.name: table for table in group_tables(group)}
-
-
-def hostile_table():
-    columns = (text_column("name", HOSTILE), Column("score", "Score", percent))
-    return Table("hostile", "A_title", columns, ({"name": HOSTILE, "score": -0.5},), "50 % & more")
 
 
 def body_of(latex):
@@ -53,7 +48,6 @@ def test_numbers_have_a_minus_sign_and_text_keeps_its_hyphens():
 def test_a_heading_is_wrapped_to_its_column():
     number = Column("score", "Top-1 agreement %", percent)
     assert heading(number, 5) == r"\begin{tabular}[b]{@{}r@{}}Top-1\\agreement \%\end{tabular}"
-    assert heading(number, 12) == r"\begin{tabular}[b]{@{}r@{}}Top-1\\agreement \%\end{tabular}"
     assert heading(number, 30) == r"Top-1 agreement \%"
 
 

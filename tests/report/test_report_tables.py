@@ -5,12 +5,11 @@ import io
 import re
 
 import pytest
+from hostile_table import HOSTILE, hostile_table
 
 from tutelage.report.numerals import decimal, p_value, percent, points, setting
 from tutelage.report.table_formats import guard_formula, to_csv, to_markdown
-from tutelage.report.tables import Column, Table, group_tables, text_column
-
-HOSTILE = '=cmd|"/c calc"!A1 $x_1$ & 100% <b>\n| `x` \\end{table} # ~ ^ {'
+from tutelage.report.tables import Table, group_tables, text_column
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +19,6 @@ def tables(group):
 
 def rows_of(table):
     return list(csv.DictReader(io.StringIO(to_csv(table))))
-
-
-def hostile_table():
-    columns = (text_column("name", HOSTILE), Column("score", "Score", percent))
-    return Table("hostile", "A_title", columns, ({"name": HOSTILE, "score": -0.5},), "50 % & more")
 
 
 def test_all_tables_are_made(tables):

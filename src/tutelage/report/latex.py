@@ -7,6 +7,7 @@ import re
 import textwrap
 
 from tutelage.report import numerals
+from tutelage.report.table_formats import WHITESPACE
 from tutelage.report.tables import Column, Table
 
 SPECIAL = {
@@ -25,7 +26,6 @@ SPECIAL = {
     "|": r"\textbar{}",
 }
 MINUS = re.compile(r"-(?=\d)")
-WHITESPACE = re.compile(r"\s+")
 LEAST_HEADING = 10  # characters; a narrower heading is not wrapped further
 
 

@@ -1,6 +1,6 @@
 """Define the tables of the report: which numbers, in which columns, under which heading.
 
-In: one group of the summary. Out: :class:`Table` records with raw values; ``table_formats`` writes them.
+In: one group of the summary. Out: :class:`Table` records with raw values; ``table_formats`` and ``latex`` write them.
 """
 
 from collections.abc import Callable, Mapping
