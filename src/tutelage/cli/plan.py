@@ -35,6 +35,8 @@ def show_plan(loaded: Any, *, control: bool, as_json: bool) -> None:
     say()
     for name, text in plan.facts.items():
         say(f"{name}: {text}")
+    for note in plan.notes:
+        say(f"note: {note}")
     say()
     _show_stages(plan)
 

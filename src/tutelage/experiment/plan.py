@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tutelage.config import LoadedRecipe, num_trials
 from tutelage.experiment.adapt import adapt_key, teacher_identity
+from tutelage.experiment.checks import require_sound
 from tutelage.experiment.forecast import forecast
 from tutelage.experiment.identity import Folders
-from tutelage.experiment.layers import check_layers
 from tutelage.experiment.matrix import report_runs, teacher_run, trial_runs, untouched_run
 from tutelage.experiment.prepare import prepare_key
 from tutelage.experiment.stage import Context, finished
@@ -37,6 +37,7 @@ class Plan:
     stages: list[PlannedStage]
     warnings: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_finished(self) -> int:
@@ -49,8 +50,7 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
     recipe = loaded.recipe
     context = Context(loaded, Folders(Path(recipe.workspace), recipe.name), show=print, command="")
     control = control or recipe.evaluate.permuted_teacher
-    if (context.base_folder / recipe.teacher.model).is_dir():  # others may have to be fetched to be looked into
-        check_layers(context)
+    notes = require_sound(context)
     stages: list[PlannedStage] = []
     prepared = {
         task: _visit(stages, "prepare", task, context.folders.prepared(task), prepare_key(context, task))
@@ -78,7 +78,7 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
             stages += _planned_runs(context, task, student, taught, control=control)
     waiting = [stage.subject for stage in stages if stage.stage == "train" and stage.state == "to do"]
     facts = {**_facts(loaded, control=control), **forecast(recipe, context.folders, waiting)}
-    return Plan(recipe.name, recipe.mode, stages, loaded.warnings, facts)
+    return Plan(recipe.name, recipe.mode, stages, loaded.warnings, facts, tuple(note.message for note in notes))
 
 
 def _visit(stages: list[PlannedStage], stage: str, subject: str, folder: Path, key: str) -> Manifest | None:

@@ -4,6 +4,7 @@ In: a task's section of the recipe. Out: ``prepare/<task>/`` with one JSONL per 
 """
 
 from pathlib import Path
+from typing import Any
 
 from tutelage.errors import DataError
 from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
@@ -35,6 +36,17 @@ def prepare(context: Context, task_name: str) -> Manifest:
     manifest = finished(folder, key)
     assert manifest is not None, "a stage that was just committed is finished"
     return manifest
+
+
+def prepared_or_cut(context: Context, task_name: str) -> Any:
+    """Return a task's rows: those that were prepared for these settings, else cut now and not written."""
+    from tutelage.data import read_prepared
+
+    folder = context.folders.prepared(task_name)
+    if finished(folder, prepare_key(context, task_name)) is not None:
+        return read_prepared(folder)
+    section = context.recipe.tasks[task_name]
+    return cut_rows(task_name, section, adapt_rows=adapt_rows(context, task_name), base_folder=context.base_folder)
 
 
 def prepare_key(context: Context, task_name: str) -> str:

@@ -1,0 +1,100 @@
+"""What can be seen of a recipe's models and data without running a model; each thing is read once.
+
+In: a context. Out: sources, configurations, tokenizers, prepared rows; None for what cannot be read, with the reason
+kept in ``failures``, so that each check that needs it may simply stop.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tutelage.config import Recipe
+from tutelage.errors import TutelageError
+from tutelage.experiment.checks.findings import Key, Refusal
+from tutelage.experiment.stage import Context
+from tutelage.models.source import ModelSource, resolve_model
+
+T = TypeVar("T")
+
+
+class Look:
+    """The readable parts of a recipe's inputs, cached."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.failures: list[Refusal] = []
+        self._seen: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        """The validated recipe."""
+        return self.context.recipe
+
+    def teacher_source(self) -> ModelSource | None:
+        """The teacher as the recipe names it."""
+        teacher = self.recipe.teacher
+        return self.once(
+            ("teacher", "model"),
+            "source",
+            lambda: resolve_model(teacher.model, base_folder=self.context.base_folder, revision=teacher.revision),
+        )
+
+    def teacher_config(self) -> Any | None:
+        """The teacher's configuration."""
+        from tutelage.models.load import load_config
+
+        source = self.teacher_source()
+        return source and self.once(("teacher", "model"), "config", lambda: load_config(source))
+
+    def teacher_tokenizer(self) -> Any | None:
+        """The teacher's tokenizer."""
+        from tutelage.models.load import load_tokenizer
+
+        source = self.teacher_source()
+        return source and self.once(("teacher", "model"), "tokenizer", lambda: load_tokenizer(source))
+
+    def student_source(self, student: str) -> ModelSource | None:
+        """What a student is made from: its own model, else the teacher."""
+        section = self.recipe.students[student]
+        if section.model is None:
+            return self.teacher_source()
+        model, revision = section.model, section.revision
+        return self.once(
+            ("students", student, "model"),
+            "source",
+            lambda: resolve_model(model, base_folder=self.context.base_folder, revision=revision),
+        )
+
+    def student_config(self, student: str) -> Any | None:
+        """A student's configuration before any layer is cut."""
+        from tutelage.models.load import load_config
+
+        if self.recipe.students[student].model is None:
+            return self.teacher_config()
+        source = self.student_source(student)
+        return source and self.once(("students", student, "model"), "config", lambda: load_config(source))
+
+    def student_tokenizer(self, student: str) -> Any | None:
+        """A student's tokenizer; the teacher's where it has no model of its own."""
+        from tutelage.models.load import load_tokenizer
+
+        if self.recipe.students[student].model is None:
+            return self.teacher_tokenizer()
+        source = self.student_source(student)
+        return source and self.once(("students", student, "model"), "tokenizer", lambda: load_tokenizer(source))
+
+    def prepared(self, task: str) -> Any | None:
+        """A task's rows, cut as the stage ``prepare`` would cut them."""
+        from tutelage.experiment.prepare import prepared_or_cut
+
+        return self.once(("tasks", task, "data"), "prepared", lambda: prepared_or_cut(self.context, task))
+
+    def once(self, key: Key, what: str, read: Callable[[], T]) -> T | None:
+        """Return what ``read`` returns, read once; None where it failed, with one refusal at ``key``."""
+        name = (*key, what)
+        if name not in self._seen:
+            try:
+                self._seen[name] = read()
+            except TutelageError as error:
+                self.failures.append(Refusal(key, str(error)))
+                self._seen[name] = None
+        return self._seen[name]
