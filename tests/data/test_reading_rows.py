@@ -8,9 +8,11 @@ from squad_files import question, reading_task
 
 from tutelage.data import reading_prompts, reading_rows
 from tutelage.data import windows as windows_module
+from tutelage.data.answers import exact_match, f1
 from tutelage.data.prompts import plain_ids
 from tutelage.data.windows import sliding_windows, window_with
 from tutelage.errors import DataError
+from tutelage.evaluate.answering import LINE_END
 
 LONG = 10_000
 TASK = reading_task()
@@ -45,6 +47,16 @@ def test_the_targets_are_a_blank_the_answer_and_the_end_of_turn_whatever_the_con
 def test_answer_is_not_doubled(tokenizer):
     (row,) = rows_of(tokenizer, [question("Ann rules.", "Ann")]).rows
     assert tokenizer.decode(row.ids).count("Answer:") == 1
+
+
+def test_an_answer_of_several_lines_is_learnt_as_generation_can_write_it(tokenizer):
+    asked = question("It is\nThe Hague,\r\n  in Holland.", "The Hague,\r\n  in Holland")
+    (row,) = rows_of(tokenizer, [asked]).rows
+    assert targets(tokenizer, row) == " The Hague, in Holland<end>"
+    assert LINE_END not in targets(tokenizer, row)
+    assert exact_match("The Hague, in Holland", asked.golds) == f1("The Hague, in Holland", asked.golds) == 1
+    (kept,) = rows_of(tokenizer, [question("a  b\tc", "a  b\tc")]).rows
+    assert targets(tokenizer, kept) == " a  b\tc<end>", "blanks on one line stay as they are"
 
 
 def test_an_answer_longer_than_allowed_is_left_out_and_never_cut(tokenizer):

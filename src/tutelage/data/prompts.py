@@ -85,7 +85,7 @@ def fit_prompts(
 ) -> FittedPrompts:
     """Tokenise prompts; where one exceeds ``room`` tokens, cut the end of its text.
 
-    Template and question stay whole. The cut falls between words where there is white space.
+    Template and question stay whole. The cut falls between words where there is white space near enough.
 
     Raises:
         DataError: If nothing of a text would remain, naming the item.
@@ -135,11 +135,20 @@ def shortened(tokenizer: Tokenizer, prompt: Prompt, room: int, item_key: str) ->
     return prompt.with_context(text)
 
 
+def is_word_border(num_kept: int, num_chars: int) -> bool:
+    """Return whether a cut that keeps ``num_kept`` of ``num_chars`` characters spares a word.
+
+    What takes more than half of them is no word but text without blanks, and is cut between characters.
+    """
+    return 2 * num_kept >= num_chars
+
+
 def _at_word_border(context: str, num_chars: int) -> str:
-    """Cut at most ``num_chars`` characters, back to the last white space if there is any."""
+    """Cut at most ``num_chars`` characters, back to the last white space if there is any near enough."""
     head = context[:num_chars]
     inside_word = not (context[num_chars : num_chars + 1].isspace() or head[-1:].isspace())
     if num_chars < len(context) and inside_word:
         words = head.rsplit(None, 1)
-        head = words[0] if len(words) == 2 else head
+        if len(words) == 2 and is_word_border(len(words[0]), num_chars):
+            head = words[0]
     return head.rstrip()

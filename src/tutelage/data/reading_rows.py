@@ -8,6 +8,7 @@ place in training and evaluation. Only :func:`reading_rows` with ``keep_answers`
 is read of a context, for rows to train on; prompts never do.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tutelage.data.task import Prompt
 from tutelage.data.windows import sliding_windows, window_with
 from tutelage.types import StudentRow
 
+LINE_BREAK = re.compile(r"\s*\n\s*")  # with the blanks around it
 DEFAULT_ANSWER_LENGTH = 30  # tokens; 99 % of SQuAD's answers are shorter
 
 
@@ -43,7 +45,7 @@ def reading_rows(
     end_of_turn_id: int,
     keep_answers: bool = False,
 ) -> Rows:
-    """Make one row per question: prompt, a blank and the answer, end of turn.
+    """Make one row per question: prompt, a blank and the answer on one line, end of turn.
 
     Left out and counted, never cut: ``answer_too_long`` (over ``max_answer_length`` tokens) and, with ``keep_answers``,
     ``answer_outside_window``.
@@ -63,7 +65,7 @@ def reading_rows(
     """
     opening, room = opening_ids(tokenizer), max_length - max_answer_length - 1
     room -= len(opening)
-    answer_ids = batch_ids(tokenizer, [f" {question.answer}" for question in questions])
+    answer_ids = batch_ids(tokenizer, [f" {one_line(question.answer)}" for question in questions])
     prompts = [task.filled(question) for question in questions]
     left_out: Counter[str] = Counter()
     rows: list[StudentRow] = []
@@ -123,6 +125,15 @@ def reading_prompts(
         whole = tuple(np.concatenate([opening, np.asarray(each, dtype=np.int32)]) for each in windows)
         made.append(ReadingPrompt(question.item_key, whole, is_long and doc_stride is None))
     return made
+
+
+def one_line(answer: str) -> str:
+    """Write an answer of several lines with blanks in place of its line breaks; any other stays as it is.
+
+    A model's answer ends at a line's end, so no other form could ever be right. Exact match and F1 take every run of
+    white space for one blank, on both sides.
+    """
+    return LINE_BREAK.sub(" ", answer)
 
 
 def _part(tokenizer: Tokenizer, prompt: Prompt, question: Question, *, room: int, keep_answer: bool) -> Prompt | None:

@@ -2,11 +2,12 @@
 
 In: a filled template and the tokens that a prompt may have. Out: the same template around a part of the context.
 
-Only the context is ever cut, and between words where there is white space. Texts are measured by tokenising the whole
-prompt, so that merges over the borders count.
+Only the context is ever cut: between words where there is white space near enough, else between characters, as in
+Chinese, Japanese, Thai or long code. Texts are measured by tokenising the whole prompt, so that merges over the borders
+count.
 """
 
-from tutelage.data.prompts import Tokenizer, plain_ids, shortened
+from tutelage.data.prompts import Tokenizer, is_word_border, plain_ids, shortened
 from tutelage.data.task import Prompt
 
 
@@ -16,7 +17,8 @@ def window_with(
     """Return a window that holds the characters ``span`` of the context; for training rows alone.
 
     The beginning of the context where that suffices, as at evaluation; else a part with the span in its middle, or
-    further back where little follows the span.
+    further back where little follows the span. Such a part never begins with the span: a student would learn to copy
+    the beginning of what it reads.
 
     Args:
         tokenizer: The model's own.
@@ -26,7 +28,7 @@ def window_with(
         item_key: Names the row in messages.
 
     Returns:
-        The window; None where the span itself does not fit.
+        The window; None where the span and words before it do not fit.
 
     Raises:
         DataError: If template and question leave no room at all.
@@ -41,10 +43,12 @@ def window_with(
         return None
     behind = len(plain_ids(tokenizer, context[end:]))
     before = _chars_before(tokenizer, context[:first], max(free // 2, free - behind))
-    for start in (first - before, first):  # tokens at the borders may differ by a few; then the span comes first
-        window = shortened(tokenizer, prompt.with_context(context[start:]), room, item_key)
-        if start + len(window.context) >= end:
+    while context[first - before : first].strip():
+        window = shortened(tokenizer, prompt.with_context(context[first - before :]), room, item_key)
+        if first - before + len(window.context) >= end:
             return window
+        # tokens at the borders may differ by a few: fewer words before the span
+        before = _whole_words(context[:first], before * 3 // 4)
     return None
 
 
@@ -86,22 +90,29 @@ def _chars_in(tokenizer: Tokenizer, text: str, num_tokens: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if len(plain_ids(tokenizer, text[:middle])) <= num_tokens else (low, middle)
     words = text[:low].rsplit(None, 1)
-    return text[:low].rindex(words[1]) if len(words) == 2 else max(low, 1)
+    kept = text[:low].rindex(words[1]) if len(words) == 2 else 0
+    return kept if kept and is_word_border(kept, low) else max(low, 1)
 
 
 def _chars_before(tokenizer: Tokenizer, text: str, num_tokens: int) -> int:
-    """Return how many characters at the end of ``text`` are at most ``num_tokens`` tokens: whole words, maybe none."""
+    """Return how many characters at the end of ``text`` are at most ``num_tokens`` tokens: whole words if possible."""
     low, high = 0, len(text) + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
             (middle, high) if len(plain_ids(tokenizer, text[len(text) - middle :])) <= num_tokens else (low, middle)
         )
-    tail = text[len(text) - low :]
-    if low == len(text) or text[len(text) - low - 1].isspace():
-        return low
+    return _whole_words(text, low)
+
+
+def _whole_words(text: str, num_chars: int) -> int:
+    """Return how many of the last ``num_chars`` characters to keep, so that a word begins there if possible."""
+    tail = text[len(text) - num_chars :]
+    if num_chars == len(text) or text[len(text) - num_chars - 1].isspace():
+        return num_chars
     words = tail.split(None, 1)
-    return len(words[1]) if len(words) == 2 else 0
+    kept = len(words[1]) if len(words) == 2 else 0
+    return kept if is_word_border(kept, num_chars) else num_chars
 
 
 def _blanks(text: str) -> int:
