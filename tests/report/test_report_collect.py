@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from synthetic_experiment import LABELS, write_experiment, write_run
+from synthetic_experiment import ARMS, LABELS, write_experiment, write_run
 
 from tutelage.errors import DataError, IntegrityError
 from tutelage.report.collect import collect
@@ -88,10 +88,42 @@ def test_items_and_run_record_must_tell_the_same_accuracy(folder):
 def test_two_runs_for_one_arm_and_seed_are_refused(folder):
     shutil.copytree(folder / KD1, folder / "KD1_old")
     recommit(folder / "KD1_old", lambda record: record | {"run_id": "KD1_old"})
-    with pytest.raises(DataError, match=r"KD1_old.*both stand for KD1 with seed 42"):
+    with pytest.raises(DataError, match=r"KD1_old and KD1_.*both stand for KD1 with seed 42.*report RECIPE"):
         collect(folder)
-    planned = {path.name for path in folder.iterdir()} - {"KD1_old"}
-    assert len(collect(folder, run_ids=planned).runs) == 14
+    assert len(collect(folder, run_ids={run.name for run in folder.iterdir()} - {"KD1_old"}).runs) == 14
+
+
+def test_a_run_is_known_by_its_record_and_not_by_its_folder(folder):
+    (folder / KD1).rename(folder / f"{KD1}.a1b2c3d4")
+    assert KD1 in {run.run_id for run in collect(folder).runs}
+    assert [run.run_id for run in collect(folder, run_ids={KD1}).runs] == [KD1]
+
+
+def test_only_the_named_folders_are_read(folder):
+    """The results of an earlier setting lie beside the new ones, under the same id."""
+    shutil.copytree(folder / KD1, folder / f"{KD1}.a1b2c3d4")
+    recommit(folder / f"{KD1}.a1b2c3d4", lambda record: record | {"steps": 1})
+    with pytest.raises(DataError, match=f"Two runs {KD1} both stand"):
+        collect(folder)
+    wanted = [path for path in folder.iterdir() if path.name != KD1]
+    (found,) = [run for run in collect(folder, runs=wanted).runs if run.run_id == KD1]
+    assert found.record["steps"] == 1
+
+
+def test_the_order_and_names_of_the_folders_change_nothing(folder, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    for index, path in enumerate(sorted(moved.iterdir())):
+        path.rename(moved / f"{len(ARMS) * 3 - index:02}")
+    assert [run.run_id for run in collect(moved).runs] == [run.run_id for run in collect(folder).runs]
+    named = collect(folder, runs=sorted(folder.iterdir(), reverse=True)).runs
+    assert [run.run_id for run in named] == [run.run_id for run in collect(folder).runs]
+
+
+def test_a_named_folder_that_is_not_finished_is_an_error(folder):
+    (folder / KD1 / "MANIFEST.json").unlink()
+    with pytest.raises(IntegrityError, match=f"{KD1} is no finished run"):
+        collect(folder, runs=list(folder.iterdir()))
 
 
 @pytest.mark.parametrize(

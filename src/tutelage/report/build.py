@@ -39,6 +39,7 @@ def build_report(
     *,
     question: str,
     command: str,
+    runs: Sequence[Path] | None = None,
     run_ids: Collection[str] | None = None,
     search_folder: Path | None = None,
 ) -> Built:
@@ -50,7 +51,8 @@ def build_report(
         experiment_folder: Holds one folder per run.
         question: What the experiment asks, shown above the answer; empty: what the runs' recipe asks.
         command: How to make this report again; shown with every table and figure.
-        run_ids: Only these runs; default all finished ones.
+        runs: The folders of exactly these runs, trials among them; default all finished ones.
+        run_ids: Of all finished runs only those with these ids.
         search_folder: Another experiment, whose trials chose the settings of this one.
 
     Raises:
@@ -58,7 +60,7 @@ def build_report(
         IntegrityError: If a run's file is damaged.
         DiskError: If the disk is full; an older report stays.
     """
-    experiment = collect(experiment_folder, run_ids=run_ids, search_folder=search_folder)
+    experiment = collect(experiment_folder, runs=runs, run_ids=run_ids, search_folder=search_folder)
     question = question or _recorded_question(experiment)
     folder = experiment_folder / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)
@@ -78,13 +80,15 @@ def build_report(
         )
         for group in summary["groups"]
     ]
-    runs = (*experiment.runs, *experiment.trials)
+    read = (*experiment.runs, *experiment.trials)
     with new_artifact(folder, kind=KIND, fields={"key": key}, point="report") as temporary:
-        write_file(temporary / PAGE, render_page(summary, groups, runs))
+        write_file(temporary / PAGE, render_page(summary, groups, read))
         write_json(temporary / SUMMARY, summary)
         for parts in groups:
             _write_parts(temporary, parts, command)
-        write_json(temporary / PROVENANCE, {"seconds": {run.run_id: run.seconds for run in runs}})
+        write_json(
+            temporary / PROVENANCE, {"seconds": [{"run_id": run.run_id, "seconds": run.seconds} for run in read]}
+        )
     return Built(folder / PAGE, terminal_table(summary), summary)
 
 
@@ -97,7 +101,7 @@ def _report_key(experiment: Experiment, *, question: str, command: str) -> str:
     """Address the report by all that it shows, and by the code that shows it."""
     source = Path(__file__).parent
     runs: Sequence[Run] = (*experiment.runs, *experiment.trials)
-    shown = {run.run_id: [run.content_digest, _stable(run.provenance)] for run in runs}
+    shown = [[run.run_id, run.content_digest, _stable(run.provenance)] for run in runs]
     code = [files_digest(source.glob("*.py")), files_digest((source / "templates").glob("*.*"))]
     return value_digest({"question": question, "command": command, "runs": shown, "code": code})
 

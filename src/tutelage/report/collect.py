@@ -7,7 +7,7 @@ Out: an :class:`Experiment`. A folder without a valid manifest does not exist; a
 import hashlib
 import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Name of the run's folder."""
+        """What ``run.json`` calls the run; its folder may say more, the key of its settings."""
         return self.record["run_id"]
 
     @property
@@ -98,29 +98,35 @@ class Experiment:
 
 
 def collect(
-    experiment_folder: Path, *, run_ids: Collection[str] | None = None, search_folder: Path | None = None
+    experiment_folder: Path,
+    *,
+    runs: Sequence[Path] | None = None,
+    run_ids: Collection[str] | None = None,
+    search_folder: Path | None = None,
 ) -> Experiment:
-    """Read every finished run of an experiment.
+    """Read the finished runs of an experiment.
 
     Args:
         experiment_folder: Holds one folder per run.
-        run_ids: Only these runs (those that the recipe now plans); default all that are there.
+        runs: The folders of exactly these runs, trials among them; default all in ``experiment_folder``.
+        run_ids: Of all that are there only those with these ids.
         search_folder: Another experiment, whose trials chose the settings of this one.
 
     Raises:
         DataError: If there is no finished run to report, or two runs stand for the same arm and seed.
-        IntegrityError: If a file differs from its manifest, or items from the run's own metrics.
+        IntegrityError: If a file differs from its manifest, a run in ``runs`` is not finished, or items differ from
+            the run's own metrics.
     """
-    runs = _read_runs(experiment_folder, run_ids)
-    reported = tuple(run for run in runs if run.role != "trial")
+    found = _read_all(experiment_folder, run_ids) if runs is None else _read_named(runs)
+    reported = tuple(run for run in found if run.role != "trial")
     if not reported:
         raise DataError(
-            f"{experiment_folder} holds no finished run to report, only {len(runs)} trials. Run the recipe first: "
+            f"{experiment_folder} holds no finished run to report, only {len(found)} trials. Run the recipe first: "
             "`tutelage run RECIPE`."
         )
     _refuse_duplicates(reported)
-    searched = _read_runs(search_folder, None) if search_folder is not None else []
-    trials = tuple(run for run in (*searched, *runs) if run.role == "trial")
+    searched = _read_all(search_folder, None) if search_folder is not None else []
+    trials = tuple(run for run in (*searched, *found) if run.role == "trial")
     if search_folder is not None and not any(run.role == "trial" for run in searched):
         raise DataError(
             f"{search_folder} holds no finished trial, but `report.search` names it. Run its recipe first, with "
@@ -129,11 +135,29 @@ def collect(
     return Experiment(experiment_folder.name, reported, trials)
 
 
-def _read_runs(experiment_folder: Path, run_ids: Collection[str] | None) -> list[Run]:
-    folders = sorted(path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}"))
-    wanted = [path for path in folders if ".tmp." not in path.name and (run_ids is None or path.name in run_ids)]
-    manifests = [(folder, read_manifest(folder)) for folder in wanted]
-    return [_read_run(folder, manifest) for folder, manifest in manifests if manifest is not None]
+def _read_all(experiment_folder: Path, run_ids: Collection[str] | None) -> list[Run]:
+    """Read every folder with a valid manifest; others, as a run that was stopped left them, do not exist."""
+    folders = [path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}") if ".tmp." not in path.parent.name]
+    manifests = [(folder, read_manifest(folder)) for folder in sorted(folders)]
+    found = [_read_run(folder, manifest) for folder, manifest in manifests if manifest is not None]
+    return _in_order(run for run in found if run_ids is None or run.run_id in run_ids)
+
+
+def _read_named(folders: Sequence[Path]) -> list[Run]:
+    found = []
+    for folder in folders:
+        manifest = read_manifest(folder)
+        if manifest is None or RUN_FILE not in manifest.files:
+            raise IntegrityError(
+                f"{folder} is no finished run, or it is damaged. Delete it and run the recipe again; only it is remade."
+            )
+        found.append(_read_run(folder, manifest))
+    return _in_order(found)
+
+
+def _in_order(runs: Iterable[Run]) -> list[Run]:
+    """Sort by what the runs are, so that the names of their folders change nothing in the report."""
+    return sorted(runs, key=lambda run: (run.run_id, run.content_digest))
 
 
 def _read_run(folder: Path, manifest: Manifest) -> Run:
@@ -221,12 +245,15 @@ def _check_items(folder: Path, run: Run) -> None:
 
 
 def _refuse_duplicates(runs: tuple[Run, ...]) -> None:
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple, Run] = {}
     for run in runs:
         arm = (run.record["task"], run.student, run.role, run.record["method"], run.seed)
         if arm in seen:
+            other = seen[arm]
+            pair = f"{other.run_id} and {run.run_id}" if other.run_id != run.run_id else f"Two runs {run.run_id}"
             raise DataError(
-                f"Runs {seen[arm]} and {run.run_id} both stand for {run.record['method']} with seed {run.seed}. "
-                "One is left over from an earlier recipe: delete its folder, or use another `name`."
+                f"{pair} both stand for {run.record['method']} with seed {run.seed}: they were made with different "
+                "settings. `tutelage report RECIPE` reports those that a recipe stands for, "
+                "`tutelage compare` sets experiments side by side; or delete the folder that you do not want."
             )
-        seen[arm] = run.run_id
+        seen[arm] = run

@@ -58,7 +58,7 @@ def render_page(summary: dict[str, Any], groups: Sequence[GroupParts], runs: Seq
         groups=views,
         provenance=describe_provenance(runs),
         recipe=_recipe_text(runs),
-        runs=[{"run_id": run_id, **record} for run_id, record in summary["runs"].items()],
+        runs=summary["runs"],
     )
     return page.rstrip() + "\n"
 

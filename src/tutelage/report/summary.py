@@ -14,7 +14,7 @@ from tutelage.report.curves import arm_curves
 from tutelage.report.resampling import LEVEL, NUM_RESAMPLES, RESAMPLING_SEED
 from tutelage.report.trials import heat_map_grids, list_trials
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCORE_WORDS = {  # how people call a metric; the others as they are
     "f1": "F1",
     "exact_match": "exact match",
@@ -41,10 +41,10 @@ def summarise(experiment: Experiment, *, question: str, command: str) -> dict[st
             "seed": RESAMPLING_SEED,
         },
         "groups": groups,
-        "runs": {
-            run.run_id: {"command": run.record.get("command"), "content_digest": run.content_digest}
+        "runs": [
+            {"run_id": run.run_id, "command": run.record.get("command"), "content_digest": run.content_digest}
             for run in (*experiment.runs, *experiment.trials)
-        },
+        ],
     }
 
 
