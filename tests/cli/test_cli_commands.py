@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -345,3 +346,52 @@ def test_output_that_the_terminal_cannot_encode_is_replaced():
     )  # fmt: skip
 
     assert done.stdout == b"a ? b\n"
+
+
+@pytest.mark.parametrize("module", ["tutelage", "tutelage.cli"])
+def test_the_package_is_a_command(module: str):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, f"{tutelage.__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_for_every_shell(shell: str, monkeypatch: pytest.MonkeyPatch):
+    code = "import sys; sys.argv = ['tutelage', '--show-completion']; from tutelage.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "_TUTELAGE_COMPLETE": f"source_{shell}"},
+    )  # fmt: skip
+
+    assert "_TUTELAGE_COMPLETE" in done.stdout
+
+
+def test_a_half_typed_command_is_completed():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['tutelage']; from tutelage.cli import main; main()"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "_TUTELAGE_COMPLETE": "complete_bash", "COMP_WORDS": "tutelage pre", "COMP_CWORD": "1"},
+    )  # fmt: skip
+
+    assert done.stdout.split() == ["preview"]
+
+
+def test_stages_are_named_in_the_help():
+    from tutelage.experiment import STAGES
+
+    shown = " ".join(tutelage_cli("run", "--help").stdout.split())
+
+    assert shown.count(f"One of {', '.join(STAGES)}.") == 2
+
+
+TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
+
+
+@pytest.mark.parametrize("arguments", [[TOKEN], [f"my_{TOKEN}"], ["mine", "--data", f"{TOKEN}/rows.jsonl"]])
+def test_new_writes_no_token(arguments: list[str], tmp_path: Path):
+    result = tutelage_cli("new", *arguments)
+
+    assert result.exit_code == 1
+    assert "looks like an access token" in result.stderr
+    assert TOKEN not in result.output
+    assert list(tmp_path.iterdir()) == []

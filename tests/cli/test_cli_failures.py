@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from tutelage.errors import (
     NumericsError,
     PreemptedError,
 )
+from tutelage.store.causes import CAUSES
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 
@@ -41,6 +43,10 @@ class OutOfMemoryError(RuntimeError):
         (NumericsError("found x"), 6),
         (PreemptedError("saved"), 75),
         (KeyboardInterrupt(), 130),
+        *((OSError(number, os.strerror(number), "/a/file"), 1) for number in CAUSES),
+        (OSError(errno.EMFILE, "Too many open files"), 1),
+        (FileNotFoundError(2, "x", b"/a/\xff"), 1),
+        (OSError(errno.ENODEV, "No such device", "/a/file"), 1),
     ],
 )
 def test_a_failure_is_one_line_and_its_documented_exit_code(
@@ -51,12 +57,13 @@ def test_a_failure_is_one_line_and_its_documented_exit_code(
 
     assert caught.value.exit_code == code
     shown = capsys.readouterr().err
-    assert shown.startswith("error: ")
+    assert shown.startswith({75: "stopped: ", 130: "interrupted: "}.get(code, "error: "))  # a stop is no error
     assert shown.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "x"), RuntimeError("a bug"), ValueError("a bug"), KeyError("k")]
+    "error",
+    [OSError("no number"), OSError(errno.ENODEV, "x"), RuntimeError("a bug"), ValueError("a bug"), KeyError("k")],
 )
 def test_a_bug_keeps_its_traceback(error: Exception):
     with pytest.raises(type(error)), reported_failures():

@@ -1,6 +1,8 @@
 """All of it, or none of it."""
 
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,24 @@ from tutelage.errors import DiskError, IntegrityError
 from tutelage.store import MANIFEST, make_folder, new_artifact, to_json, verify_artifact, write_file, write_json
 
 
-def test_written_files_and_folders_are_private_and_whole(tmp_path):
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002], indirect=True)
+def test_the_umask_decides_who_may_read_what_is_written(tmp_path, umask):
     write_file(tmp_path / "a" / "b" / "file", "text é")
     assert (tmp_path / "a" / "b" / "file").read_bytes() == "text é".encode()
-    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    with new_artifact(tmp_path / "c" / "artifact", kind="test"):
-        pass
-    assert stat.S_IMODE((tmp_path / "c" / "artifact").stat().st_mode) == 0o700
+    with new_artifact(tmp_path / "c" / "artifact", kind="test") as folder:
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "weights").write_text("x")
+        (folder / "checkpoint" / "weights").chmod(0o600)  # as some libraries write them
+    for path in [path for name in ("a", "c") for path in (tmp_path / name, *(tmp_path / name).rglob("*"))]:
+        expected = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"xy", bytes(100_001)])

@@ -11,10 +11,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tutelage import __version__
 from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, load
 from tutelage.cli.cache import cache
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
-from tutelage.cli.terminal import say
+from tutelage.cli.terminal import say, warn
+from tutelage.errors import ConfigError
+from tutelage.store.secrets import TOKEN, without_tokens
 
 
 class Commands(TyperGroup):
@@ -31,18 +34,28 @@ app = typer.Typer(
     help="Distil a large language model into a small one, and know that it worked.",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
-    **OPTIONS,
+    **(OPTIONS | {"add_completion": True}),
 )
 runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
 app.add_typer(runs, name="runs")
 app.add_typer(cache, name="cache")
 
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        say(__version__)
+        raise typer.Exit
+    return wanted
+
+
 Control = Annotated[
     bool, typer.Option("--control", help="Add the control whose teacher rows are shuffled; it must lose.")
 ]
 Workspace = Annotated[Path, typer.Option(help="Folder of all results.")]
-Only = Annotated[str | None, typer.Option(help="Run this stage alone.", metavar="STAGE")]
-Until = Annotated[str | None, typer.Option(help="Stop after this stage.", metavar="STAGE")]
+STAGE_NAMES = ("prepare", "adapt", "teach", "shrink", "trials", "train", "report")  # as experiment.STAGES, unimported
+_ONE_OF = f"One of {', '.join(STAGE_NAMES)}."
+Only = Annotated[str | None, typer.Option(help=f"Run this stage alone. {_ONE_OF}", metavar="STAGE")]
+Until = Annotated[str | None, typer.Option(help=f"Stop after this stage. {_ONE_OF}", metavar="STAGE")]
 
 
 def main() -> None:
@@ -50,6 +63,15 @@ def main() -> None:
     hide_secrets_in_tracebacks()
     # Calling `app` itself would put Typer's own traceback printer in place of ours.
     typer.main.get_command(app)(prog_name="tutelage")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 @app.command()
@@ -73,6 +95,8 @@ def new(
     """Write a commented recipe to start from: for the embedded sample, or for your own file."""
     from tutelage.cli.scaffold import write_recipe
 
+    if any(TOKEN.search(text) for text in (name, data or "")):
+        raise ConfigError("NAME or --data holds what looks like an access token; nothing was written. Rename the file.")
     path = write_recipe(name, folder=folder, data=data)
     say(f"wrote {path}; next: tutelage plan {path}")
 
@@ -132,6 +156,7 @@ def report(
     source: Annotated[Path, typer.Argument(help="A recipe, or an experiment's folder.", metavar="RECIPE|FOLDER")],
     overrides: Overrides = None,
     mode: Mode = None,
+    to: Annotated[Path | None, typer.Option(help="Write it into this folder; default the experiment's.")] = None,
 ) -> None:
     """Build the report of what is finished."""
     command = _command("report", [shown_path(source), *(overrides or [])], False, mode=mode)
@@ -140,8 +165,11 @@ def report(
         return
     from tutelage.report import build_report
 
-    built = build_report(source, question="", command=command)
+    built = build_report(source, question="", command=command, to=to)
     say(built.terminal)
+    if built.page is None:
+        warn(f"{source} cannot be written to, so no page was made; `--to FOLDER` makes it elsewhere")
+        return
     say(f"report: {built.page}")
 
 
@@ -160,8 +188,6 @@ def schema(
 @app.command()
 def version() -> None:
     """Print the version."""
-    from tutelage import __version__
-
     say(__version__)
 
 
@@ -213,4 +239,5 @@ def shown_path(path: Path) -> str:
 def _command(name: str, arguments: list[str] | None, control: bool, **options: str | None) -> str:
     """Write the command down as a user would type it again."""
     flags = [part for option, value in options.items() if value for part in (f"--{option}", value)]
-    return shlex.join(["tutelage", name, *(arguments or []), *flags, *(["--control"] if control else [])])
+    words = ["tutelage", name, *(arguments or []), *flags, *(["--control"] if control else [])]
+    return without_tokens(shlex.join(words))

@@ -3,7 +3,6 @@
 In: whatever a command raises. Out: ``error: ...`` on standard error and the process's exit status.
 """
 
-import errno
 import os
 import sys
 import traceback
@@ -14,7 +13,9 @@ from types import TracebackType
 import typer
 
 from tutelage.cli.terminal import say
-from tutelage.errors import DiskError, MemoryExhaustedError, TutelageError
+from tutelage.errors import DiskError, MemoryExhaustedError, PreemptedError, TutelageError
+from tutelage.store.causes import os_cause
+from tutelage.store.disk import DISK_FULL
 
 INTERRUPTED = 128 + 2  # as shells report SIGINT
 BROKEN_PIPE = 128 + 13  # as shells report SIGPIPE
@@ -29,10 +30,13 @@ def reported_failures() -> Iterator[None]:
     """Turn the failures that a user can do something about into one line; bugs keep their traceback."""
     try:
         yield
+    except PreemptedError as error:
+        raise _exit(error.exit_code, error, title="stopped") from None
     except TutelageError as error:
         raise _exit(error.exit_code, error) from None
     except KeyboardInterrupt:
-        raise _exit(INTERRUPTED, "interrupted; the same command goes on from the last finished part") from None
+        again = "the same command goes on from the last finished part"
+        raise _exit(INTERRUPTED, again, title="interrupted") from None
     except BrokenPipeError:
         # Whoever read our output has gone (`tutelage ls | head -1`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,9 +44,12 @@ def reported_failures() -> Iterator[None]:
     except MemoryError:
         raise _exit(MemoryExhaustedError.exit_code, MEMORY_ADVICE) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
+            full = f"no space left on the disk ({error.filename or error}); free some"
+            raise _exit(DiskError.exit_code, full) from None
+        if (cause := os_cause(error)) is None:
             raise
-        raise _exit(DiskError.exit_code, f"no space left on the disk ({error.filename or error}); free some") from None
+        raise _exit(TutelageError.exit_code, cause) from None
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -61,16 +68,11 @@ def hide_secrets_in_tracebacks() -> None:
 
 
 def _redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from tutelage.config.problems import redact, secrets_of
-
-    text = "".join(traceback.format_exception(kind, error, trace))
-    say(redact(text, secrets_of(os.environ)).rstrip(), to_errors=True)
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip(), to_errors=True)
 
 
-def _exit(code: int, cause: object) -> typer.Exit:
-    from tutelage.config.problems import redact, secrets_of
-
-    say(f"error: {redact(str(cause), secrets_of(os.environ))}", to_errors=True)
+def _exit(code: int, cause: object, *, title: str = "error") -> typer.Exit:
+    say(f"{title}: {cause}", to_errors=True)
     return typer.Exit(code)
 
 

@@ -53,7 +53,7 @@ def _recipe_rows(folder: Path) -> Iterator[tuple[str, ...]]:
 
 def show_experiments(workspace: Path) -> None:
     """List the experiments of a workspace, with finished runs and the space they take."""
-    folders = sorted(path for path in workspace.glob("*") if path.is_dir()) if workspace.is_dir() else []
+    folders = workspace_folders(workspace)
     if not folders:
         say(f"nothing in {workspace} yet")
         return
@@ -64,10 +64,25 @@ def show_experiments(workspace: Path) -> None:
     table(("folder", "runs", "size"), rows)
 
 
+def workspace_folders(workspace: Path) -> list[Path]:
+    """Return the folders of a workspace that exists; `glob` would pass over what may not be read, and show nothing.
+
+    Raises:
+        OSError: If the workspace is a file, or it or a folder in it may not be read.
+    """
+    if not workspace.exists():
+        return []
+    folders = sorted(path for path in workspace.iterdir() if path.is_dir())
+    for folder in folders:
+        next(folder.iterdir(), None)
+    return folders
+
+
 def show_runs(workspace: Path, *, as_json: bool) -> None:
     """List finished runs with their main metric."""
     from tutelage.experiment import list_runs
 
+    workspace_folders(workspace)
     found = list_runs(workspace)
     if as_json:
         say(
@@ -97,6 +112,7 @@ def show_one_run(workspace: Path, name: str, *, as_json: bool) -> None:
     """Show everything that is known about one run."""
     from tutelage.experiment import show_run
 
+    workspace_folders(workspace)
     found = show_run(workspace, name)
     record = {**found.record, "folder": str(found.folder), "content_digest": found.content_digest}
     if as_json:

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from tutelage.store.secrets import without_tokens
+
 # C0 and C1 controls but newline and tab, and the marks that reorder text (Unicode TR 9).
 _DROPPED = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 CONTROLS = dict.fromkeys(_DROPPED)
 
 
 def printable(text: object) -> str:
-    """Drop control characters: text from a file must not move the cursor or hide other text."""
-    return str(text).translate(CONTROLS)
+    """Drop control characters and access tokens: text from a file must not move the cursor or hide other text."""
+    return without_tokens(str(text).translate(CONTROLS))
 
 
 def say(text: object = "", *, to_errors: bool = False) -> None:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from tutelage.config.environment import ENV_FILE, PASSED_ON, environment_overrides, read_env_file
 from tutelage.config.modes import DEFAULT_MODE, mode_of, resolve_modes
 from tutelage.config.overrides import COMMAND_LINE, Override, apply_override, parse_override
-from tutelage.config.problems import TOKEN, Place, Problem, RecipeError, secrets_of
+from tutelage.config.problems import Place, Problem, RecipeError
 from tutelage.config.schema import Recipe
 from tutelage.config.translate import translate
 from tutelage.config.yaml_tree import MAX_BYTES, Tree, read_tree
 from tutelage.errors import ConfigError
+from tutelage.store.secrets import TOKEN, secrets_of
 
 HAS_TOKEN = "holds what looks like an access token; put it into the variable HF_TOKEN, never into a recipe"
 

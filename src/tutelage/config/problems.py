@@ -3,19 +3,15 @@
 In: paths, places and messages. Out: ``RecipeError``, one error that lists them all within 80 columns.
 """
 
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutelage.errors import ConfigError
+from tutelage.store.secrets import redact
 
 Path = tuple[str | int, ...]
 WIDTH = 80
-# User tokens of the hub start with hf_; anything of that shape is refused, and never repeated.
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-TOKEN_VARIABLE = "HF_TOKEN"
-HIDDEN = "(token not shown)"
 
 
 @dataclass(frozen=True)
@@ -60,19 +56,6 @@ class RecipeError(ConfigError):
 def dotted(path: Path) -> str:
     """Write a path as the command line does: ``methods.KD1.grid.alpha``."""
     return ".".join(str(part) for part in path)
-
-
-def redact(text: str, secrets: Sequence[str] = ()) -> str:
-    """Replace access tokens, known or by their shape, with a note."""
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return TOKEN.sub(HIDDEN, text)
-
-
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the token that the environment holds, if it is long enough to be told from a word."""
-    token = environment.get(TOKEN_VARIABLE, "")
-    return (token,) if len(token) >= 8 else ()
 
 
 def _message(title: str, problems: Sequence[Problem]) -> str:

@@ -60,6 +60,8 @@ def read_prepared(folder: Path) -> PreparedTask:
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         splits = {name: _read_split(folder / f"{name}.jsonl", read_row) for name in SPLITS}
         return PreparedTask(read_task(fields), splits, info)
+    except PermissionError:
+        raise  # the folder may be sound
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder} is not a readable prepared task ({error}). Delete it and run again; the data are cut anew."

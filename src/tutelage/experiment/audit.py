@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from tutelage import __version__
-from tutelage.store import make_folder
+from tutelage.store import make_folder, without_tokens
 
 RECORDED_PACKAGES = (
     "tutelage", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "safetensors", "tokenizers",
@@ -29,6 +29,7 @@ def append_event(folder: Path, event: dict[str, Any]) -> None:
     """Append one event to ``audit.jsonl``, with the time; a line is written in one call."""
     make_folder(folder)
     line = json.dumps({"time": now(), "pid": os.getpid(), **event}, ensure_ascii=False, sort_keys=True)
+    line = without_tokens(line)
     with (folder / "audit.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
 

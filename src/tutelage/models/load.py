@@ -211,10 +211,6 @@ def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
 
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise ModelError(f"{source.name} is a GGUF file; reading it needs `pip install 'tutelage[gguf]'`.") from error
     # The bar over GGUF tensors is plain tqdm on stderr, without a switch.
     with quiet(), readable(source, "model"), contextlib.redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **_where(source))

@@ -19,7 +19,17 @@ from tutelage.report.summary import summarise
 from tutelage.report.table_formats import to_csv, to_markdown
 from tutelage.report.tables import group_tables
 from tutelage.report.terminal import terminal_table
-from tutelage.store import files_digest, new_artifact, read_manifest, safe_name, value_digest, write_file, write_json
+from tutelage.store import (
+    files_digest,
+    is_writable,
+    new_artifact,
+    read_manifest,
+    safe_name,
+    value_digest,
+    without_tokens,
+    write_file,
+    write_json,
+)
 
 REPORT_FOLDER, PAGE, SUMMARY, PROVENANCE = "report", "report.html", "summary.json", "provenance.json"
 KIND = "report"
@@ -27,9 +37,9 @@ KIND = "report"
 
 @dataclass(frozen=True)
 class Built:
-    """A committed report."""
+    """A report; ``page`` is None where its folder cannot be written to."""
 
-    page: Path
+    page: Path | None
     terminal: str  # plain text, at most 80 columns
     summary: dict[str, Any]
 
@@ -42,6 +52,7 @@ def build_report(
     runs: Sequence[Path] | None = None,
     run_ids: Collection[str] | None = None,
     search_folder: Path | None = None,
+    to: Path | None = None,
 ) -> Built:
     """Write ``report/`` from the finished runs; nothing is written when it is already up to date.
 
@@ -54,6 +65,8 @@ def build_report(
         runs: The folders of exactly these runs, trials among them; default all finished ones.
         run_ids: Of all finished runs only those with these ids.
         search_folder: Another experiment, whose trials chose the settings of this one.
+        to: Where ``report/`` is written; default the experiment's own folder. One that cannot be written to is no
+            error: the table is returned without a page.
 
     Raises:
         DataError: If no run has finished, or runs cannot be compared.
@@ -62,13 +75,15 @@ def build_report(
     """
     experiment = collect(experiment_folder, runs=runs, run_ids=run_ids, search_folder=search_folder)
     question = question or _recorded_question(experiment)
-    folder = experiment_folder / REPORT_FOLDER
+    folder = (to or experiment_folder) / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)
     manifest = read_manifest(folder)
     if manifest is not None and manifest.fields.get("key") == key:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return Built(folder / PAGE, terminal_table(summary), summary)
     summary = summarise(experiment, question=question, command=command)
+    if folder.parent.is_dir() and not is_writable(folder.parent):
+        return Built(None, terminal_table(summary), summary)
     arms = group_arms(experiment.runs)
     groups = [
         GroupParts(
@@ -82,7 +97,7 @@ def build_report(
     ]
     read = (*experiment.runs, *experiment.trials)
     with new_artifact(folder, kind=KIND, fields={"key": key}, point="report") as temporary:
-        write_file(temporary / PAGE, render_page(summary, groups, read))
+        write_file(temporary / PAGE, without_tokens(render_page(summary, groups, read)))
         write_json(temporary / SUMMARY, summary)
         for parts in groups:
             _write_parts(temporary, parts, command)
@@ -124,7 +139,7 @@ def _write_parts(folder: Path, parts: GroupParts, command: str) -> None:
             ("tex", to_latex(table, command=command)),
             ("md", to_markdown(table, command=command)),
         ):
-            write_file(stem.with_name(f"{stem.name}.{suffix}"), text)
+            write_file(stem.with_name(f"{stem.name}.{suffix}"), without_tokens(text))
     for figure in parts.figures:
         for suffix, content in figure.formats.items():
             write_file(folder / "figures" / f"{parts.prefix}{figure.name}.{suffix}", content)

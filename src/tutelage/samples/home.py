@@ -1,6 +1,6 @@
 """Where downloaded and converted samples are kept between runs.
 
-In: the environment variable ``TUTELAGE_CACHE``. Out: a private folder.
+In: the environment variable ``TUTELAGE_CACHE``. Out: a folder.
 """
 
 import os
@@ -13,7 +13,7 @@ CACHE_VARIABLE = "TUTELAGE_CACHE"
 
 
 def cache_home() -> Path:
-    """Return the cache folder, ``$TUTELAGE_CACHE`` or ``~/.cache/tutelage``; made with mode 0700.
+    """Return the cache folder, ``$TUTELAGE_CACHE`` or ``~/.cache/tutelage``; made if missing.
 
     Raises:
         DataError: If it can be neither found nor made.

@@ -3,10 +3,11 @@
 from tutelage.store.commit import new_artifact, write_file, write_json
 from tutelage.store.crash import crash_point
 from tutelage.store.digest import file_sha256, files_digest, value_digest
-from tutelage.store.disk import disk_errors, folder_bytes, make_folder, require_free_space, sync_folder
+from tutelage.store.disk import disk_errors, folder_bytes, is_writable, make_folder, require_free_space, sync_folder
 from tutelage.store.lock import folder_lock
 from tutelage.store.manifest import MANIFEST, Manifest, read_manifest, to_json, verify_artifact
 from tutelage.store.names import safe_name
+from tutelage.store.secrets import without_tokens
 from tutelage.store.temporaries import sweep_temporaries, temporary_name
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "files_digest",
     "folder_bytes",
     "folder_lock",
+    "is_writable",
     "make_folder",
     "new_artifact",
     "read_manifest",
@@ -29,6 +31,7 @@ __all__ = [
     "to_json",
     "value_digest",
     "verify_artifact",
+    "without_tokens",
     "write_file",
     "write_json",
 ]

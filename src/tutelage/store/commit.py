@@ -6,6 +6,7 @@ In: bytes, or a function that fills a folder. Out: a file or a folder with ``MAN
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,10 @@ def new_artifact(
 
 
 def _seal(temporary: Path, kind: str, format_version: int, fields: dict[str, Any], point: str) -> None:
-    """Make every file durable, then write the manifest that declares them."""
+    """Make every file durable and as readable as its folder, then write the manifest that declares them."""
     crash_point(f"{point}.before_fsync")
+    # Some libraries write files that only their owner may read; the umask decided for the folder.
+    mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
     files = {}
     for entry in sorted(temporary.rglob("*")):
         name = entry.relative_to(temporary).as_posix()
@@ -97,6 +100,7 @@ def _seal(temporary: Path, kind: str, format_version: int, fields: dict[str, Any
             sync_folder(entry)
         elif name != MANIFEST:  # one that was copied in with other files is replaced below
             with entry.open("rb") as stream:
+                os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             files[name] = {"bytes": entry.stat().st_size, "sha256": digest}

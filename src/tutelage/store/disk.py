@@ -1,6 +1,6 @@
-"""Folders that are private and durable, and what a full disk becomes.
+"""Durable folders, and what a full disk becomes.
 
-In: paths. Out: folders with mode 0700, entries that survive a power cut, :class:`DiskError`.
+In: paths. Out: folders whose mode follows the umask, entries that survive a power cut, :class:`DiskError`.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tutelage.errors import DiskError, TutelageError
 
-FOLDER_MODE = 0o700
 FREE_SPACE_FACTOR = 1.1  # RELIABILITY R5: refuse when free < 1.1 x need
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries that lose the errno on the way: Rust (safetensors, tokenizers) raises its own class, numpy's
@@ -22,7 +21,7 @@ DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", " requested
 
 
 def make_folder(path: Path) -> Path:
-    """Create ``path`` and its parents durably, with mode 0700; existing folders keep theirs.
+    """Create ``path`` and its parents durably; their mode follows the umask, existing folders keep theirs.
 
     Raises:
         DiskError: If the disk is full.
@@ -34,9 +33,14 @@ def make_folder(path: Path) -> Path:
         folder = folder.parent
     with disk_errors(path):
         for folder in reversed(missing):
-            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
     return path
+
+
+def is_writable(folder: Path) -> bool:
+    """Say whether this process may make files in an existing folder."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def sync_folder(path: Path) -> None:

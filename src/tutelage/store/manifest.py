@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tutelage.errors import IntegrityError
+from tutelage.store.secrets import without_tokens
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_VERSION = 1
@@ -29,7 +30,11 @@ class Manifest:
 
 
 def to_json(content: Any) -> str:
-    """Dump with sorted keys, two spaces, a final newline; NaN and infinity are refused."""
+    """Dump with sorted keys, two spaces, a final newline; NaN and infinity are refused, access tokens left out."""
+    return without_tokens(_dumped(content))
+
+
+def _dumped(content: Any) -> str:
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -43,7 +48,8 @@ def manifest_text(manifest: Manifest) -> str:
         "content_digest": manifest.content_digest,
         "fields": manifest.fields,
     }
-    return to_json(raw | {"manifest_digest": _text_digest(to_json(raw))})
+    # Not `to_json`: names of files stay as they are, so that they are found again.
+    return _dumped(raw | {"manifest_digest": _text_digest(_dumped(raw))})
 
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:
@@ -94,9 +100,9 @@ def _inspect(path: Path) -> Manifest | str:
         if manifest_text(manifest) != text or manifest.content_digest != content_digest(manifest.files):
             return f"{MANIFEST} does not match its own digest"
         sizes = {name: entry["bytes"] for name, entry in manifest.files.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     for name, size in sizes.items():
         found = _file_bytes(path, name)
@@ -110,7 +116,7 @@ def _file_bytes(folder: Path, name: str) -> int | None:
         return None  # nothing outside the folder belongs to it
     try:
         status = (folder / name).lstat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):  # others, such as a denied permission, say nothing of the artifact
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
@@ -119,6 +125,8 @@ def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+    except PermissionError:
+        raise
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read ({error}). Delete its folder and run again.") from error
 

@@ -11,6 +11,7 @@ from tutelage.config.problems import Problem
 from tutelage.experiment.checks.findings import Check, Finding, Note, Refusal
 from tutelage.experiment.checks.layers import layers_exist
 from tutelage.experiment.checks.look import Look
+from tutelage.experiment.checks.workspace import workspace_is_usable
 from tutelage.experiment.stage import Context
 
 
@@ -30,7 +31,7 @@ def rows_can_be_cut(look: Look) -> Iterator[Finding]:
 
 
 # A check is one line here. Each sees every arm; none runs a model.
-CHECKS: tuple[Check, ...] = (models_are_readable, rows_can_be_cut, layers_exist)
+CHECKS: tuple[Check, ...] = (workspace_is_usable, models_are_readable, rows_can_be_cut, layers_exist)
 
 
 @dataclass(frozen=True)
