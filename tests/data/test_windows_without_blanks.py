@@ -37,13 +37,9 @@ def contexts(draw):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(context=contexts(), room=st.integers(60, 260))
-def test_a_training_window_holds_the_answer_and_never_begins_with_it(context, room):
-    from conftest import build_tokenizer
-
+def test_a_training_window_holds_the_answer_and_never_begins_with_it(tokenizer, context, room):
     asked = question(context, ANSWER)
-    window = window_with(
-        build_tokenizer(), TASK.filled(asked), (asked.answer_start, asked.answer_end), room=room, item_key="k"
-    )
+    window = window_with(tokenizer, TASK.filled(asked), (asked.answer_start, asked.answer_end), room=room, item_key="k")
     assert window is not None
     before, found, _ = window.context.partition(ANSWER)
     assert found

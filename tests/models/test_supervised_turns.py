@@ -84,13 +84,17 @@ def test_marks_that_cover_nothing_are_an_error():
 
 
 @pytest.mark.parametrize("words", ["w3 w4 ", "w3 w4 \n"])
-def test_marks_that_run_on_into_the_users_turn_are_cut_or_refused(words):
-    # transformers 5.23 marks all that follows when the last marked character belongs to no token
+def test_marks_that_end_in_white_space_end_with_the_turn(words):
     template = WORDS.replace(" <eos>{{ '\\n' }}", "<eos>")
     messages = turns(("user", "w1"), ("assistant", words), ("user", "w5"))
     assert spans_of(template, messages) == [[3, 4, EOS]]
+    assert spans_of(template, [*messages, *turns(("assistant", "w6"))]) == [[3, 4, EOS], [6, EOS]]
+
+
+def test_marks_around_some_answers_only_are_refused():
+    once = MARKED.replace("message['role'] == 'assistant'", "message['role'] == 'assistant' and loop.last")
     with pytest.raises(AlignmentError, match="2 answers, but 1 marked"):
-        spans_of(template, [*messages, *turns(("assistant", "w6"))])
+        spans_of(once)
 
 
 def test_a_tokenizer_without_a_template_and_turns_that_it_refuses_are_errors():

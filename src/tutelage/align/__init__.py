@@ -4,15 +4,20 @@ In: target masks, token ids, tokenizers, layer numbers. Out: logit indices, pair
 ``AlignmentError`` that names the first place where the two grids part.
 """
 
+from tutelage.align.control_tokens import Encoded, control_tokens, encode_texts, encode_with_offsets
 from tutelage.align.keys import check_key
 from tutelage.align.layers import layer_pairs
 from tutelage.align.positions import logit_indices, row_places, token_index
 from tutelage.align.vocabulary import check_ids, check_same_tokenizer
 
 __all__ = [
+    "Encoded",
     "check_ids",
     "check_key",
     "check_same_tokenizer",
+    "control_tokens",
+    "encode_texts",
+    "encode_with_offsets",
     "layer_pairs",
     "logit_indices",
     "row_places",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.align import encode_texts
 from tutelage.data.task import ClassificationTask, Prompt
 from tutelage.errors import DataError
 
@@ -23,9 +24,9 @@ class FittedPrompts:
     num_shortened: int
 
 
-def plain_ids(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """Tokenise without adding special tokens; int32."""
-    return np.asarray(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)
+def plain_ids(tokenizer: Tokenizer, text: Prompt | str) -> np.ndarray:
+    """Tokenise without adding special tokens; int32. See :func:`batch_ids`."""
+    return np.asarray(batch_ids(tokenizer, [text])[0], dtype=np.int32)
 
 
 def opening_ids(tokenizer: Tokenizer) -> np.ndarray:
@@ -92,20 +93,37 @@ def fit_prompts(
     """
     opening = opening_ids(tokenizer)
     room -= len(opening)
-    encoded = batch_ids(tokenizer, [str(prompt) for prompt in prompts])
+    encoded = batch_ids(tokenizer, prompts)
     num_shortened = 0
     fitted = []
     for prompt, ids, item_key in zip(prompts, encoded, item_keys, strict=True):
         if len(ids) > room:
-            ids = plain_ids(tokenizer, str(shortened(tokenizer, prompt, room, item_key)))
+            ids = plain_ids(tokenizer, shortened(tokenizer, prompt, room, item_key))
             num_shortened += 1
         fitted.append(np.concatenate([opening, np.asarray(ids, dtype=np.int32)]))
     return FittedPrompts(fitted, num_shortened)
 
 
-def batch_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Tokenise several texts without special tokens."""
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+def batch_ids(tokenizer: Tokenizer, texts: Sequence[Prompt | str]) -> list[list[int]]:
+    """Tokenise several texts without special tokens around them.
+
+    A ``str`` is what a recipe or a tokenizer wrote and may hold control tokens. Of a ``Prompt`` only the template may:
+    the values of a row are words, whatever they spell (:func:`words_of` makes a prompt of words alone).
+
+    Raises:
+        DataError: If this tokenizer cannot tokenise a control token's name as text.
+    """
+    whole = [str(text) for text in texts]
+    return encode_texts(
+        tokenizer,
+        whole,
+        [text.written if isinstance(text, Prompt) else [(0, len(own))] for text, own in zip(texts, whole, strict=True)],
+    )
+
+
+def words_of(text: str, *, lead: str = "") -> Prompt:
+    """Return somebody's words as a prompt without a template, perhaps behind white space."""
+    return Prompt(lead, text, "")
 
 
 def shortened(tokenizer: Tokenizer, prompt: Prompt, room: int, item_key: str) -> Prompt:
@@ -116,7 +134,7 @@ def shortened(tokenizer: Tokenizer, prompt: Prompt, room: int, item_key: str) ->
     """
 
     def fits(num_chars: int) -> bool:
-        return len(plain_ids(tokenizer, str(prompt.with_context(prompt.context[:num_chars])))) <= room
+        return len(plain_ids(tokenizer, prompt.with_context(prompt.context[:num_chars]))) <= room
 
     low, high = 0, len(prompt.context)  # high does not fit; low fits, or nothing does
     if fits(high):

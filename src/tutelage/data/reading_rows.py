@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tutelage.data.prompts import Tokenizer, batch_ids, opening_ids, plain_ids, shortened
+from tutelage.data.prompts import Tokenizer, batch_ids, opening_ids, plain_ids, shortened, words_of
 from tutelage.data.reading import Question, ReadingTask
 from tutelage.data.rows import Rows, join_row
 from tutelage.data.task import Prompt
@@ -65,12 +65,12 @@ def reading_rows(
     """
     opening, room = opening_ids(tokenizer), max_length - max_answer_length - 1
     room -= len(opening)
-    answer_ids = batch_ids(tokenizer, [f" {one_line(question.answer)}" for question in questions])
+    answer_ids = batch_ids(tokenizer, [words_of(one_line(question.answer), lead=" ") for question in questions])
     prompts = [task.filled(question) for question in questions]
     left_out: Counter[str] = Counter()
     rows: list[StudentRow] = []
     num_shortened = 0
-    encoded = batch_ids(tokenizer, [str(prompt) for prompt in prompts])
+    encoded = batch_ids(tokenizer, prompts)
     for question, prompt, ids, own in zip(questions, prompts, encoded, answer_ids, strict=True):
         if len(own) > max_answer_length:
             left_out["answer_too_long"] += 1
@@ -80,7 +80,7 @@ def reading_rows(
             if part is None:
                 left_out["answer_outside_window"] += 1
                 continue
-            ids = plain_ids(tokenizer, str(part))
+            ids = plain_ids(tokenizer, part)
             num_shortened += 1
         prompt_ids = np.concatenate([opening, np.asarray(ids, dtype=np.int32)])
         answer = np.asarray(own, dtype=np.int32)
@@ -115,13 +115,11 @@ def reading_prompts(
     room -= len(opening)
     prompts = [task.filled(question) for question in questions]
     made = []
-    for question, prompt, ids in zip(
-        questions, prompts, batch_ids(tokenizer, [str(prompt) for prompt in prompts]), strict=True
-    ):
+    for question, prompt, ids in zip(questions, prompts, batch_ids(tokenizer, prompts), strict=True):
         windows = [ids]
         if is_long := len(ids) > room:
             parts = _parts(tokenizer, prompt, room=room, doc_stride=doc_stride, item_key=question.item_key)
-            windows = [plain_ids(tokenizer, str(part)) for part in parts]
+            windows = [plain_ids(tokenizer, part) for part in parts]
         whole = tuple(np.concatenate([opening, np.asarray(each, dtype=np.int32)]) for each in windows)
         made.append(ReadingPrompt(question.item_key, whole, is_long and doc_stride is None))
     return made

@@ -17,18 +17,33 @@ DEFAULT_TEXT_COLUMNS = (TEXT_FIELD, "sentence")  # "sentence" is GLUE's name
 
 @dataclass(frozen=True)
 class Prompt:
-    """A filled template in three pieces; only ``context`` may ever be shortened."""
+    """A filled template in three pieces; only ``context`` may ever be shortened.
+
+    ``values`` are where other columns of the row stand: spans of ``before + after``. All else in these two is the
+    template's own.
+    """
 
     before: str
     context: str
     after: str
+    values: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         return self.before + self.context + self.after
 
     def with_context(self, context: str) -> "Prompt":
         """Return the same template around another context."""
-        return Prompt(self.before, context, self.after)
+        return Prompt(self.before, context, self.after, self.values)
+
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """The parts of the whole prompt that the template itself wrote, as spans of characters."""
+        cut, length = len(self.before), len(self.context)
+        moved = [(start + length, end + length) if start >= cut else (start, end) for start, end in self.values]
+        values = sorted([*moved, (cut, cut + length)])
+        starts = [0, *(end for _, end in values)]
+        ends = [*(start for start, _ in values), len(str(self))]
+        return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
 
 
 @dataclass(frozen=True)
@@ -115,15 +130,19 @@ def parse_template(template: str, *, where: str) -> tuple[tuple[str, str | None]
 def fill_template(pieces: Iterable[tuple[str, str | None]], fields: Mapping[str, str], *, shortened: str) -> Prompt:
     """Put values into a template's pieces, the field ``shortened`` apart; values are never read as templates."""
     before, after = "", ""
+    values: list[tuple[int, int]] = []
     seen = False
     for literal, field in pieces:
         value = fields[field] if field and field != shortened else ""
+        if value:
+            start = len(before) + len(after) + len(literal)
+            values.append((start, start + len(value)))
         if seen:
             after += literal + value
         else:
             before += literal + value
             seen = field == shortened
-    return Prompt(before, fields[shortened], after)
+    return Prompt(before, fields[shortened], after, tuple(values))
 
 
 def _check_labels(task: ClassificationTask) -> None:

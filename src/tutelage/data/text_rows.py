@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tutelage.data.prompts import Tokenizer, batch_ids, opening_ids, plain_ids
+from tutelage.data.prompts import Tokenizer, batch_ids, opening_ids, plain_ids, words_of
 from tutelage.data.rows import Rows
+from tutelage.data.task import Prompt
 from tutelage.data.texts import ASSISTANT, SYSTEM, TextItem, Turn
 from tutelage.types import StudentRow, row_key
 
@@ -50,7 +51,7 @@ def document_rows(tokenizer: Tokenizer, items: Sequence[TextItem], *, max_length
     rows: list[StudentRow] = []
     left_out: Counter[str] = Counter()
     num_split = 0
-    for item, own in zip(items, batch_ids(tokenizer, [item.turns[0].content for item in items]), strict=True):
+    for item, own in zip(items, batch_ids(tokenizer, [words_of(item.turns[0].content) for item in items]), strict=True):
         ids = np.concatenate([opening, own, [end_of_text_id]]).astype(np.int32)
         if len(own) == 0 or len(ids) < 2:
             left_out[NO_TARGET] += 1
@@ -115,12 +116,12 @@ def plain_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, end_of_turn_id: 
     length, lead = len(pieces[0]), ""
     for turn in turns:
         if turn.role != ASSISTANT:
-            words = f"{turn.content}\n\n" if turn.role == SYSTEM else f"User: {turn.content}\n"
-            pieces.append(plain_ids(tokenizer, lead + words))
+            opener, closer = ("", "\n\n") if turn.role == SYSTEM else ("User: ", "\n")
+            pieces.append(plain_ids(tokenizer, Prompt(lead + opener, turn.content, closer)))
             length, lead = length + len(pieces[-1]), ""
             continue
         header = plain_ids(tokenizer, f"{lead}Assistant:")
-        answer = np.append(plain_ids(tokenizer, f" {turn.content}"), end_of_turn_id)
+        answer = np.append(plain_ids(tokenizer, words_of(turn.content, lead=" ")), end_of_turn_id)
         pieces += [header, answer]
         start = length + len(header)
         length = start + len(answer)

@@ -7,7 +7,7 @@ Chinese, Japanese, Thai or long code. Texts are measured by tokenising the whole
 count.
 """
 
-from tutelage.data.prompts import Tokenizer, is_word_border, plain_ids, shortened
+from tutelage.data.prompts import Tokenizer, is_word_border, plain_ids, shortened, words_of
 from tutelage.data.task import Prompt
 
 
@@ -38,10 +38,10 @@ def window_with(
     if end <= len(head.context):
         return head
     context = prompt.context
-    free = room - len(plain_ids(tokenizer, str(prompt.with_context(context[first:end]))))
+    free = room - len(plain_ids(tokenizer, prompt.with_context(context[first:end])))
     if free < 0:
         return None
-    behind = len(plain_ids(tokenizer, context[end:]))
+    behind = len(plain_ids(tokenizer, words_of(context[end:])))
     before = _chars_before(tokenizer, context[:first], max(free // 2, free - behind))
     while context[first - before : first].strip():
         window = shortened(tokenizer, prompt.with_context(context[first - before :]), room, item_key)
@@ -83,12 +83,14 @@ def sliding_windows(tokenizer: Tokenizer, prompt: Prompt, *, room: int, stride: 
 
 def _chars_in(tokenizer: Tokenizer, text: str, num_tokens: int) -> int:
     """Return how many characters of ``text`` about ``num_tokens`` tokens are; whole words where there are several."""
-    if len(plain_ids(tokenizer, text)) <= num_tokens:
+    if len(plain_ids(tokenizer, words_of(text))) <= num_tokens:
         return len(text)
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if len(plain_ids(tokenizer, text[:middle])) <= num_tokens else (low, middle)
+        low, high = (
+            (middle, high) if len(plain_ids(tokenizer, words_of(text[:middle]))) <= num_tokens else (low, middle)
+        )
     words = text[:low].rsplit(None, 1)
     kept = text[:low].rindex(words[1]) if len(words) == 2 else 0
     return kept if kept and is_word_border(kept, low) else max(low, 1)
@@ -100,7 +102,9 @@ def _chars_before(tokenizer: Tokenizer, text: str, num_tokens: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
-            (middle, high) if len(plain_ids(tokenizer, text[len(text) - middle :])) <= num_tokens else (low, middle)
+            (middle, high)
+            if len(plain_ids(tokenizer, words_of(text[len(text) - middle :]))) <= num_tokens
+            else (low, middle)
         )
     return _whole_words(text, low)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tutelage.data.prompts import Tokenizer, batch_ids, fit_prompts
+from tutelage.data.prompts import Tokenizer, batch_ids, fit_prompts, words_of
 from tutelage.data.rows import Rows, join_row
 from tutelage.data.task import Prompt
 from tutelage.types import StudentRow
@@ -64,7 +64,7 @@ def written_rows(
     left_out: Counter[str] = Counter()
     words = [answer.words for answer in answers]
     by_room: defaultdict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)  # tokens of a prompt: place, answer ids
-    for place, own in enumerate(batch_ids(tokenizer, [lead + text for text in words])):
+    for place, own in enumerate(batch_ids(tokenizer, [words_of(text, lead=lead) for text in words])):
         if not words[place]:
             left_out["teacher_answer_empty"] += 1
         elif max_answer_length is not None and len(own) > max_answer_length:

@@ -1,27 +1,23 @@
 """A tokenizer's chat template: prompts written with it, what ends an answer, what opens the next turn.
 
 In: a tokenizer, words or messages. Out: token ids; stop ids and strings; the template's turn markers.
-Templates are rendered by transformers, in jinja2's sandbox.
+Templates are rendered by :mod:`tutelage.models.template`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from tutelage.align import encode_with_offsets
 from tutelage.errors import DataError, ModelError
 from tutelage.models.head import plain_model
-from tutelage.models.source import one_line
+from tutelage.models.template import Message, Turns, render, render_text
 from tutelage.store import value_digest
 
-Message = Mapping[str, str]  # {"role": .., "content": ..}
-
-# What a template raises on turns that it was not written for.
-TEMPLATE_ERRORS = (jinja2.TemplateError, ValueError, TypeError, KeyError)
 QUESTION, ANSWER, NEXT_QUESTION = "tutelage-question", "tutelage-answer", "tutelage-next-question"
 
 
@@ -33,12 +29,15 @@ class Stops:
     strings: tuple[str, ...] = ()
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]) -> np.ndarray:
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], *, date: str | None = None
+) -> np.ndarray:
     """Write a prompt with the chat template, up to where the assistant begins to answer; int32.
 
     Args:
         tokenizer: One with a chat template.
-        prompt: Messages, or words that become one user turn.
+        prompt: Messages, or words that become one user turn. A control token's name in them stays words.
+        date: The day that a template writes which asks for it; None: today.
 
     Raises:
         ModelError: If the tokenizer has no chat template.
@@ -47,15 +46,8 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message]
     if not tokenizer.chat_template:
         raise ModelError("A chat prompt was asked for, but the tokenizer has no chat template. Use `template: raw`.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(each) for each in prompt]
-    try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TEMPLATE_ERRORS as error:
-        roles = [message.get("role") for message in messages]
-        raise DataError(
-            f"The chat template refuses turns of the roles {roles}: {one_line(error)}. Expected what this model was "
-            "trained on, mostly user and assistant in turn, the user last."
-        ) from error
-    ids = _plain_ids(tokenizer, text)  # the template writes every special token itself
+    (made,) = render(tokenizer, [Turns(messages, asks=True)], date=date)
+    ids = encode_with_offsets(tokenizer, made.text, made.control).ids
     if not ids:
         raise DataError("The chat template makes an empty prompt of these messages. Give it some words.")
     return np.asarray(ids, dtype=np.int32)
@@ -67,14 +59,14 @@ class ChatTurns:
     It stands in wherever texts are tokenised, so that a text which is too long is shortened inside of its turn.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, date: str | None = None) -> None:
+        self.tokenizer, self.date = tokenizer, date
 
     def __call__(self, text: str | Sequence[str], **_: Any) -> dict[str, Any]:
         """Tokenise one text or several, like a transformers tokenizer."""
         if isinstance(text, str):
-            return {"input_ids": chat_ids(self.tokenizer, text).tolist()}
-        return {"input_ids": [chat_ids(self.tokenizer, each).tolist() for each in text]}
+            return {"input_ids": chat_ids(self.tokenizer, text, date=self.date).tolist()}
+        return {"input_ids": [chat_ids(self.tokenizer, each, date=self.date).tolist() for each in text]}
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -129,8 +121,8 @@ def turn_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | No
     words = (QUESTION, ANSWER, NEXT_QUESTION)
     turns = [{"role": role, "content": word} for role, word in zip(("user", "assistant", "user"), words, strict=True)]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except TEMPLATE_ERRORS:
+        text = render_text(tokenizer, turns)
+    except DataError:
         return None, None
     _, found_question, rest = text.partition(QUESTION)
     to_answer, found_answer, rest = rest.partition(ANSWER)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.utils as hub_utils
-import jinja2
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -23,9 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from tutelage.errors import MemoryExhaustedError, ModelError, TutelageError
+from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
 from tutelage.models.source import ModelSource, check_weight_files, one_line
+from tutelage.models.template import render_text
 
 # What transformers, safetensors, gguf and json raise on files that are missing, damaged or foreign
 # (each seen on a damaged copy; JSONDecodeError is a ValueError).
@@ -254,8 +254,8 @@ def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the first special token a chat template writes after the assistant's words."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except (jinja2.TemplateError, ValueError, TypeError, KeyError):
+        text = render_text(tokenizer, turns)
+    except DataError:
         return None  # a template for other roles or another shape of turns: the end token decides
     _, found, tail = text.rpartition(ANSWER)
     if not found:

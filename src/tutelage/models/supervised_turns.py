@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tutelage.align import Encoded, encode_with_offsets
 from tutelage.errors import AlignmentError, DataError, ModelError
-from tutelage.models.chat import TEMPLATE_ERRORS, Message
-from tutelage.models.source import one_line
+from tutelage.models.template import Message, Turns, render
 
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 ASSISTANT = "assistant"
@@ -30,7 +30,13 @@ def marks_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def supervised_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, end_of_turn_id: int
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    end_of_turn_id: int,
+    learnt: Sequence[bool] | None = None,
+    tools: Sequence[Any] | None = None,
+    date: str | None = None,
 ) -> tuple[list[int], list[Span]]:
     """Tokenise a conversation and find what the assistant says in it.
 
@@ -39,70 +45,89 @@ def supervised_turns(
         messages: In order, with at least one of the assistant; answers without words are no targets.
         end_of_turn_id: The token that the template writes after an answer. One that writes none there gets it behind
             the last answer, so that a model learns to stop.
+        learnt: Of each message whether an answer in it is a target; None: every one.
+        tools: Functions that the template shows to the model.
+        date: The day that a template writes which asks for it; None: today.
 
     Returns:
-        The ids, and a span ``[start, end)`` per answer, its end of turn included.
+        The ids, and a span ``[start, end)`` per answer that is a target, its end of turn included.
 
     Raises:
-        ModelError: If there is no chat template, or its own marks cover nothing.
+        ModelError: If there is no chat template, its own marks cover nothing, or it takes too much time.
         AlignmentError: If the answers' tokens cannot be proven; says what to do.
         DataError: If the template refuses the messages.
     """
     if not tokenizer.chat_template:
         raise ModelError("The tokenizer has no chat template. Set the task's `template: plain`, or `auto`.")
-    turns = [dict(message) for message in messages]
-    answers = [i for i, turn in enumerate(turns) if turn["role"] == ASSISTANT and turn["content"].strip()]
+    said = [i for i, turn in enumerate(messages) if turn["role"] == ASSISTANT and turn["content"].strip()]
+    wanted = [i for i in said if learnt is None or learnt[i]]
+    shown = {"tools": tools, "date": date}
     if marks_turns(tokenizer):
-        return _marked(tokenizer, turns, answers, end_of_turn_id)
-    return _derived(tokenizer, turns, answers, end_of_turn_id)
+        return _marked(tokenizer, messages, said, wanted, end_of_turn_id, shown)
+    return _derived(tokenizer, messages, wanted, end_of_turn_id, shown)
 
 
 def _marked(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], answers: list[int], end_of_turn_id: int
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    said: list[int],
+    wanted: list[int],
+    end_of_turn_id: int,
+    shown: dict[str, Any],
 ) -> tuple[list[int], list[Span]]:
-    made: Any = _apply(tokenizer, turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-    ids, mask = list(made["input_ids"]), list(made["assistant_masks"])
-    if answers and not any(mask):
+    (made,) = render(tokenizer, [Turns(messages, marks=True)], **shown)
+    found = encode_with_offsets(tokenizer, made.text, made.control)
+    marked = [span for span in made.marked if span[0] < span[1]]
+    if said and not marked:
         raise ModelError(
             "The chat template's own generation marks cover none of the assistant's words. Remove them from the "
             "template, so that the turns are found by rendering it, or set the task's `template: plain`."
         )
-    edges = [i for i in range(len(ids) + 1) if (i < len(ids) and mask[i]) != (i > 0 and bool(mask[i - 1]))]
-    spans = [_marked_span(ids, start, end, end_of_turn_id) for start, end in zip(edges[::2], edges[1::2], strict=True)]
-    if len(spans) not in (len(answers), sum(turn["role"] == ASSISTANT for turn in turns)):
+    every = [i for i, turn in enumerate(messages) if turn["role"] == ASSISTANT]
+    places = said if len(marked) == len(said) else every
+    if len(marked) != len(places):
         raise AlignmentError(
-            f"The conversation has {len(answers)} answers, but {len(spans)} marked by the chat template. Correct its "
-            "{% generation %} marks, end answers with a word, or set the task's `template: plain`."
+            f"The conversation has {len(said)} answers, but {len(marked)} marked by the chat template. Correct its "
+            "{% generation %} marks, or set the task's `template: plain`."
         )
-    return _ended(ids, spans, end_of_turn_id)
+    spans = [_marked_span(found, start, end, end_of_turn_id) for start, end in marked]
+    ids, spans = _ended(found.ids, spans, end_of_turn_id)
+    return ids, [span for place, span in zip(places, spans, strict=True) if place in wanted]
 
 
-def _marked_span(ids: list[int], start: int, end: int, end_of_turn_id: int) -> Span:
-    """Let a marked span end with its first end of turn.
+def _marked_span(found: Encoded, start: int, end: int, end_of_turn_id: int) -> Span:
+    """Return the tokens of marked characters, up to the first end of turn.
 
-    Some templates leave that token outside of the marks: a model that never learns it never stops. And transformers
-    5.23 marks everything that follows when the last marked character belongs to no token, such as a trimmed blank.
+    Some templates leave that token outside of the marks: a model that never learns it never stops.
     """
-    found = [place for place in range(start, min(end + 1, len(ids))) if ids[place] == end_of_turn_id]
-    return start, found[0] + 1 if found else end
+    inside = [at for at, (a, b) in enumerate(found.offsets) if a < end and b > start]
+    if not inside:
+        return 0, 0
+    first, last = inside[0], inside[-1] + 1
+    ends = [at for at in range(first, min(last + 1, len(found.ids))) if found.ids[at] == end_of_turn_id]
+    return first, ends[0] + 1 if ends else last
 
 
 def _derived(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], answers: list[int], end_of_turn_id: int
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    wanted: list[int],
+    end_of_turn_id: int,
+    shown: dict[str, Any],
 ) -> tuple[list[int], list[Span]]:
-    if answers[:1] == [0]:
+    if wanted[:1] == [0]:
         raise DataError("The assistant speaks first, and the template cannot be rendered up to there. Add a question.")
-    texts = [str(_apply(tokenizer, turns, tokenize=False))]
-    for number in answers:
-        texts.append(str(_apply(tokenizer, turns[:number], tokenize=False, add_generation_prompt=True)))
-        texts.append(str(_apply(tokenizer, turns[: number + 1], tokenize=False)))
-    whole, *parts = _encode(tokenizer, texts)
+    asked = [Turns(messages)]
+    for number in wanted:
+        asked += [Turns(messages[:number], asks=True), Turns(messages[: number + 1])]
+    made = render(tokenizer, asked, **shown)
+    whole, *parts = [encode_with_offsets(tokenizer, each.text, each.control).ids for each in made]
     spans: list[Span] = []
-    for number, asked, answered in zip(answers, parts[::2], parts[1::2], strict=True):
-        end = _end_of(answered, len(asked), end_of_turn_id)
-        if end <= len(asked) or whole[: len(asked)] != asked or whole[:end] != answered[:end]:
-            raise AlignmentError(_unproven(tokenizer, number, whole, asked, answered[:end]))
-        spans.append((len(asked), end))
+    for number, before, answered in zip(wanted, parts[::2], parts[1::2], strict=True):
+        end = _end_of(answered, len(before), end_of_turn_id)
+        if end <= len(before) or whole[: len(before)] != before or whole[:end] != answered[:end]:
+            raise AlignmentError(_unproven(tokenizer, number, whole, before, answered[:end]))
+        spans.append((len(before), end))
     return _ended(whole, spans, end_of_turn_id)
 
 
@@ -133,19 +158,3 @@ def _unproven(
         "{% generation %} marks around the assistant's words, keep one answer per conversation, or set the task's "
         "`template: plain`."
     )
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: Any) -> Any:
-    try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except TEMPLATE_ERRORS as error:
-        roles = [turn["role"] for turn in turns]
-        raise DataError(
-            f"The chat template refuses turns of the roles {roles}: {one_line(error)}. Expected what this model was "
-            "trained on, mostly user and assistant in turn."
-        ) from error
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    reader: Any = tokenizer
-    return reader(texts, add_special_tokens=False, verbose=False)["input_ids"]
