@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tutelage.errors import DataError
+from tutelage.report import exact
 from tutelage.report.resampling import bootstrap_means, percentile_interval, two_sided_p
 from tutelage.report.statistics import (
     bootstrap_interval,
@@ -104,7 +106,9 @@ def test_interval_and_p_value_cover_as_often_as_they_say():
 def test_identical_runs_differ_by_zero_with_p_one(scored):
     runs = {seed: scored(bernoulli(seed, 200)) for seed in (1, 2, 3)}
     result = paired_difference(runs, dict(runs))
-    assert (result.interval.estimate, result.interval.low, result.interval.high) == (0, 0, 0)
+    assert result.interval.estimate == 0
+    # no difference in 200 items: up to 1 - 0.025^(1/200) of all items may still differ
+    assert -result.interval.low == result.interval.high == pytest.approx(1 - 0.025 ** (1 / 200))
     assert result.p_value == 1
     assert (result.cohens_d, result.effect) == (0, "negligible")
     assert result.mcnemar_pooled is not None
@@ -300,3 +304,60 @@ def test_share_resamples_both_arms_on_the_same_items(scored):
 
 def test_share_of_nothing_is_unknown(scored):
     assert share_interval({1: scored([1, 0, 1])}, {1: scored([0, 0, 0])}) is None
+
+
+# --- where the bootstrap has nothing to draw from
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 20), (1.0, 20), (1.0, 1), (0.0, 1), (1.0, 400)])
+def test_all_right_and_all_wrong_have_the_exact_binomial_interval(scored, share, n):
+    result = bootstrap_interval({1: scored([share] * n), 2: scored([share] * n)})
+    expected = stats.binomtest(int(share * n), n).proportion_ci(method="exact")
+    assert (result.low, result.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert result.high - result.low > 0.005
+
+
+def test_rows_of_one_cluster_count_as_one(scored):
+    alone = bootstrap_interval({1: scored([1.0] * 40, clusters=["same"] * 40)})
+    assert (alone.low, alone.high) == (pytest.approx(0.025), 1.0)
+
+
+def test_one_item_proves_no_difference(scored):
+    result = paired_difference({1: scored([1.0])}, {1: scored([0.0])})
+    assert result.interval.estimate == 1
+    assert result.interval.low == pytest.approx(2 * 0.025 - 1)
+    assert result.p_value == 1
+    assert result.visible == 1
+
+
+@pytest.mark.parametrize(("wins", "shown"), [(5, False), (6, True)])
+def test_six_items_that_all_fall_to_one_side_are_the_least_that_show_a_difference(scored, wins, shown):
+    for right in ([1.0] * wins, [1.0] * wins + [0.0] * (40 - wins)):
+        result = paired_difference({1: scored(right)}, {1: scored([0.0] * len(right))})
+        assert (result.interval.low > 0) == shown
+        assert (result.p_value < 0.05) == shown
+
+
+def test_a_part_equal_to_the_whole_in_every_item_keeps_an_interval(scored):
+    right = [1.0, 0.0, 1.0, 1.0] * 10
+    teacher, student = {None: scored(right)}, {1: scored(right)}
+    kept = share_interval(student, teacher)
+    reach = (1 - 0.025 ** (1 / 40)) / 0.75
+    assert kept is not None
+    assert (kept.estimate, kept.low, kept.high) == (1, pytest.approx(1 - reach), pytest.approx(1 + reach))
+    itself = share_interval(teacher, teacher)
+    assert itself is not None
+    assert (itself.low, itself.high) == (1, 1)
+
+
+def test_equal_seeds_have_no_t_interval():
+    assert seed_spread([0.067, 0.067]).low is None
+    assert seed_spread([0.067, 0.067]).sd == 0
+
+
+def test_the_smallest_visible_difference_is_found_four_times_of_five():
+    generator = np.random.default_rng(0)
+    num_items, sd = 400, 0.5
+    true = exact.visible_difference(sd / num_items**0.5, num_items)
+    means = generator.normal(true, sd, (2000, num_items)).mean(axis=1)
+    assert np.mean(means > 1.96 * sd / num_items**0.5) == pytest.approx(0.8, abs=0.03)

@@ -60,6 +60,7 @@ def _describe(method: Arm, rival: Arm, result: PairedDifference) -> dict[str, An
         "seed_spread": asdict(result.seed_spread),
         "num_items": result.num_items,
         "num_clusters": result.num_clusters,
+        "visible_difference": result.visible,
     }
 
 

@@ -3,7 +3,9 @@
 In: values per item and the cluster of each item. Out: resampled means, and what is read off them.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +15,8 @@ LEVEL = 0.95
 # Resampled means are rounded here, so that the order of a float sum can never decide a tie at zero.
 ROUNDING_DIGITS = 12
 CHUNK_CELLS = 1_000_000  # resampled indices alive at a time: 8 MB
+# How often each cluster is drawn is the same for every pair of arms: 2,000 clusters take 20 MB as bytes.
+KEPT_CELLS = 60_000_000
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,36 @@ def bootstrap_means(
     num_clusters = int(cluster_of_item.max()) + 1
     columns = np.vstack([values, np.ones(values.shape[1])])
     sums = np.stack([np.bincount(cluster_of_item, row, num_clusters) for row in columns], axis=1)
+    draws = np.concatenate([_means(counts, sums) for counts in _drawn_counts(num_clusters, num_resamples, seed)])
+    return np.round(draws, ROUNDING_DIGITS)
+
+
+def _means(counts: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    totals = counts.astype(np.float64) @ sums
+    return totals[:, :-1] / totals[:, -1:]
+
+
+def _drawn_counts(num_clusters: int, num_resamples: int, seed: int) -> Iterable[np.ndarray]:
+    if num_clusters * num_resamples > KEPT_CELLS:
+        return _draw_counts(num_clusters, num_resamples, seed)
+    return _kept_counts(num_clusters, num_resamples, seed, CHUNK_CELLS)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(num_clusters: int, num_resamples: int, seed: int, _chunk_cells: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draw_counts(num_clusters, num_resamples, seed))
+
+
+def _draw_counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each cluster is in each resample, some resamples at a time."""
     generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK_CELLS // num_clusters)
-    draws = []
     for start in range(0, num_resamples, chunk):
         size = min(chunk, num_resamples - start)
         chosen = generator.integers(0, num_clusters, size=(size, num_clusters))
         cells = (chosen + np.arange(size)[:, None] * num_clusters).ravel()
         counts = np.bincount(cells, minlength=size * num_clusters).reshape(size, num_clusters)
-        totals = counts @ sums
-        draws.append(totals[:, :-1] / totals[:, -1:])
-    return np.round(np.concatenate(draws), ROUNDING_DIGITS)
+        yield counts.astype(np.uint8 if counts.max() < 256 else np.int64)
 
 
 def percentile_interval(estimate: float, draws: np.ndarray, *, level: float = LEVEL) -> Interval:

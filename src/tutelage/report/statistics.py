@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from tutelage.errors import DataError
+from tutelage.report import exact
 from tutelage.report.pairing import ItemScores, Seed, pair_seeds, score_matrix
 from tutelage.report.resampling import (
     LEVEL,
@@ -40,7 +41,10 @@ class McNemar:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How far seeds differ: sd (n - 1) and the t interval of their mean, None for one seed."""
+    """How far seeds differ: sd (n - 1) and the t interval of their mean.
+
+    Both are None for one seed; equal seeds have an sd of 0, and no interval: few seeds that agree prove no certainty.
+    """
 
     num_seeds: int
     mean: float
@@ -64,6 +68,7 @@ class PairedDifference:
     mcnemar_pooled: McNemar | None
     num_items: int
     num_clusters: int
+    visible: float  # the smallest true difference that this comparison would usually show
 
 
 def bootstrap_interval(
@@ -73,11 +78,16 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = RESAMPLING_SEED,
 ) -> Interval:
-    """Return the mean score of an arm, seeds averaged within an item, with its bootstrap interval."""
+    """Return the mean score of an arm, seeds averaged within an item, with its bootstrap interval.
+
+    Where all items say the same (0 %, 100 %, one item) the interval is the exact binomial one.
+    """
     scores, clusters, _ = score_matrix(runs)
     per_item = scores.mean(axis=0)
-    draws = bootstrap_means(per_item[None], clusters, num_resamples=num_resamples, seed=seed)
-    return percentile_interval(per_item.mean(), draws[:, 0], level=level)
+    draws = bootstrap_means(per_item[None], clusters, num_resamples=num_resamples, seed=seed)[:, 0]
+    if exact.is_degenerate(draws) and 0 <= per_item.mean() <= 1:
+        return exact.binomial_interval(float(per_item.mean()), len(np.unique(clusters)), level=level)
+    return percentile_interval(per_item.mean(), draws, level=level)
 
 
 def share_interval(
@@ -90,6 +100,8 @@ def share_interval(
 ) -> Interval | None:
     """Return mean(part) / mean(whole) with both means resampled together; None if ``whole`` can be 0.
 
+    A part that is the whole itself is 1 for certain.
+
     Raises:
         DataError: If the two do not hold the same items.
     """
@@ -99,7 +111,13 @@ def share_interval(
     draws = bootstrap_means(values, clusters, num_resamples=num_resamples, seed=seed)
     if draws[:, 1].min() <= 0:
         return None
-    return percentile_interval(values[0].mean() / values[1].mean(), draws[:, 0] / draws[:, 1], level=level)
+    part_mean, whole_mean = (float(value) for value in values.mean(axis=1))
+    ratios = draws[:, 0] / draws[:, 1]
+    if exact.is_degenerate(ratios) and part is not whole:
+        gap = exact.difference_interval(part_mean - whole_mean, len(np.unique(clusters)), level=level)
+        low, high = ((whole_mean + end) / whole_mean for end in (gap.low, gap.high))
+        return Interval(*(round(value, ROUNDING_DIGITS) for value in (part_mean / whole_mean, max(0.0, low), high)))
+    return percentile_interval(part_mean / whole_mean, ratios, level=level)
 
 
 def paired_difference(
@@ -112,6 +130,7 @@ def paired_difference(
 ) -> PairedDifference:
     """Return first minus second, item by item and seed by seed; 0 with p = 1 for identical runs.
 
+    Where all items say the same, interval and p are the exact ones for that number of items.
     Seeds are paired by number. An arm without a seed (teacher, untouched student) pairs with every
     seed of the other. A seed that only one arm has is left out of both.
 
@@ -131,11 +150,19 @@ def paired_difference(
     per_seed = None
     if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
         per_seed = tuple(mcnemar(int((row > 0).sum()), int((row < 0).sum())) for row in difference)
+    means_of_clusters = cluster_means(per_item, clusters)
+    mean, num_clusters = float(per_item.mean()), len(means_of_clusters)
+    interval, p_value = percentile_interval(mean, draws, level=level), two_sided_p(draws)
+    if exact.is_degenerate(draws):
+        interval = exact.difference_interval(interval.estimate, num_clusters, level=level)
+        p_value = exact.sign_test(mean, num_clusters)
+    else:
+        interval, p_value = exact.few_differ(means_of_clusters, interval, p_value)
     effect_size = cohens_d(per_item)
     means = tuple(round(float(value), ROUNDING_DIGITS) for value in difference.mean(axis=1))
     return PairedDifference(
-        interval=percentile_interval(per_item.mean(), draws, level=level),
-        p_value=two_sided_p(draws),
+        interval=interval,
+        p_value=p_value,
         cohens_d=effect_size,
         effect=effect_word(effect_size),
         pairs=tuple(pairs),
@@ -144,8 +171,15 @@ def paired_difference(
         mcnemar_per_seed=per_seed,
         mcnemar_pooled=mcnemar(sum(m.wins for m in per_seed), sum(m.losses for m in per_seed)) if per_seed else None,
         num_items=len(keys),
-        num_clusters=len(np.unique(clusters)),
+        num_clusters=num_clusters,
+        visible=exact.visible_difference(float(draws.std()), num_clusters),
     )
+
+
+def cluster_means(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return the mean value of each cluster."""
+    _, cluster_of_item = np.unique(clusters, return_inverse=True)
+    return np.bincount(cluster_of_item, values) / np.bincount(cluster_of_item)
 
 
 def mcnemar(wins: int, losses: int) -> McNemar:
@@ -165,6 +199,8 @@ def seed_spread(values: Sequence[float], *, level: float = LEVEL) -> SeedSpread:
     if len(array) < 2:
         return SeedSpread(len(array), float(array.mean()), None, None, None)
     mean, sd = float(array.mean()), float(array.std(ddof=1))
+    if sd < 10.0**-ROUNDING_DIGITS:
+        return SeedSpread(len(array), round(mean, ROUNDING_DIGITS), 0.0, None, None)
     reach = float(stats.t.ppf((1 + level) / 2, len(array) - 1)) * sd / len(array) ** 0.5
     mean, sd, low, high = (round(value, ROUNDING_DIGITS) for value in (mean, sd, mean - reach, mean + reach))
     return SeedSpread(len(array), mean, sd, low, high)

@@ -195,7 +195,7 @@ def _seed_columns(entries: list[dict[str, Any]], heading: str, show: Callable[[A
 
 def _spread_cells(spread: dict[str, Any]) -> dict[str, Cell]:
     interval = {"estimate": spread["mean"], "low": spread["low"], "high": spread["high"]}
-    known = spread["sd"] is not None
+    known = spread["low"] is not None
     return {"mean": spread["mean"], "sd": spread["sd"], "t_interval": interval if known else None}
 
 
