@@ -11,6 +11,7 @@ from tutelage.report.arms import Arm
 from tutelage.report.collect import Run
 from tutelage.report.statistics import PairedDifference, holm, paired_difference
 
+TRAINED_ROLES = ("baseline", "pseudo", "method")
 RIVAL_ROLES = ("baseline", "pseudo", "untouched", "control", "teacher")
 # Budgets are equal up to the last short step of an epoch.
 BUDGET_TOLERANCE = 0.01
@@ -29,6 +30,22 @@ def compare_arms(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         for rival in rivals
         if rival.role != "control" or _permutes(rival, method, methods)
     ]
+    return _with_holm(comparisons)
+
+
+def compare_pairs(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return every pair of trained arms, the earlier one in the tables second; Holm's rule runs over these pairs."""
+    trained = [arm for arm in arms if arm.role in TRAINED_ROLES]
+    pairs = [
+        _describe(later, earlier, paired_difference(later.scores, earlier.scores))
+        for index, later in enumerate(trained)
+        for earlier in trained[:index]
+        if set(later.seeds) & set(earlier.seeds)
+    ]
+    return _with_holm(pairs)
+
+
+def _with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     adjusted = holm([comparison["p_value"] for comparison in comparisons])
     return [{**comparison, "p_holm": p_value} for comparison, p_value in zip(comparisons, adjusted, strict=True)]
 
@@ -77,7 +94,7 @@ def check_fairness(
 
 
 def _trained(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record for record in records if record["role"] in ("baseline", "pseudo", "method")]
+    return [record for record in records if record["role"] in TRAINED_ROLES]
 
 
 def _check_effort(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

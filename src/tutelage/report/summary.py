@@ -3,14 +3,15 @@
 In: an :class:`Experiment`. Out: one JSON-like record; tables, figures, page and terminal only lay it out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.report.answer import answer
 from tutelage.report.arms import Arm, describe_arm, group_arms
 from tutelage.report.collect import Experiment, Run
-from tutelage.report.comparisons import check_fairness, compare_arms
+from tutelage.report.comparisons import check_fairness, compare_arms, compare_pairs
 from tutelage.report.curves import arm_curves
+from tutelage.report.findings import TRAINED, find_chance, find_faults, is_trivial
 from tutelage.report.resampling import LEVEL, NUM_RESAMPLES, RESAMPLING_SEED
 from tutelage.report.trials import heat_map_grids, list_trials
 
@@ -35,23 +36,27 @@ def summarise(experiment: Experiment, *, question: str, command: str) -> dict[st
         "question": question,
         "command": command,
         "statistics": {
-            "interval": "percentile bootstrap over item clusters, seeds averaged within an item",
+            "interval": "percentile bootstrap over item clusters, seeds averaged within an item; exact binomial where "
+            "all items say the same or fewer than six differ",
             "level": LEVEL,
             "num_resamples": NUM_RESAMPLES,
             "seed": RESAMPLING_SEED,
         },
         "groups": groups,
-        "runs": [
-            {"run_id": run.run_id, "command": run.record.get("command"), "content_digest": run.content_digest}
-            for run in (*experiment.runs, *experiment.trials)
-        ],
+        "runs": [_name_run(run) for run in (*experiment.runs, *experiment.trials)],
     }
+
+
+def _name_run(run: Run) -> dict[str, Any]:
+    command = run.record.get("command") or run.provenance.get("command")
+    return {"run_id": run.run_id, "command": command, "content_digest": run.content_digest}
 
 
 def _summarise_group(task: str, student: str | None, arms: Sequence[Arm], all_trials: Sequence[Run]) -> dict[str, Any]:
     trials = [run for run in all_trials if run.record["task"] == task and run.student == student]
     teacher = next((arm for arm in arms if arm.role == "teacher"), None)
     records = [describe_arm(arm, teacher, num_trials=_num_trials(arm, trials)) for arm in arms]
+    records = _with_faults(records, {arm.label: find_faults(arm, arms) for arm in arms})
     metric = arms[0].first.record.get("primary_metric", "accuracy")
     curves = {arm.label: curve for arm in arms if (curve := arm_curves(arm, metric=metric)) is not None}
     group = {
@@ -60,13 +65,28 @@ def _summarise_group(task: str, student: str | None, arms: Sequence[Arm], all_tr
         "score_name": SCORE_WORDS.get(name := arms[0].first.score_name, name),
         "validation_name": metric,
         "num_items": len(arms[0].first.scores.scores),
+        "num_clusters": len(set(arms[0].first.scores.cluster_keys.tolist())),
+        "chance": find_chance(arms),
         "arms": records,
         "comparisons": compare_arms(arms),
+        "pairs": compare_pairs(arms),
         "trials": (listed := list_trials(trials, arms)),
         "heat_maps": heat_map_grids(listed),
         "curves": curves,
     }
     return {**group, "checks": check_fairness(arms, trials, records), "answer": answer(group)}
+
+
+def _with_faults(records: Sequence[dict[str, Any]], faults: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what is wrong with each arm; no share of the teacher is told where it would mean nothing."""
+    trivial = {record["label"]: record["role"] for record in records if is_trivial(faults[record["label"]])}
+    hidden = {label for label, role in trivial.items() if role in TRAINED}
+    if "teacher" in trivial.values():
+        hidden = {record["label"] for record in records}
+    return [
+        {**record, "faults": faults[record["label"]]} | ({"share_kept": None} if record["label"] in hidden else {})
+        for record in records
+    ]
 
 
 def _num_trials(arm: Arm, trials: Sequence[Run]) -> int | None:
