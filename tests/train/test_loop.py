@@ -20,7 +20,7 @@ from tiny_training import (
 from tutelage.errors import NumericsError, PreemptedError, TrainingError
 from tutelage.train import checkpoint
 from tutelage.train.module import DistillationModule
-from tutelage.train.optimizer import make_optimizer, make_scheduler, trainable_parameters
+from tutelage.train.optimizer import make_optimizer, trainable_parameters
 from tutelage.train.run import Run
 from tutelage.train.signals import STOP_SIGNALS
 from tutelage.types import LossTerm
@@ -112,11 +112,49 @@ def test_logging_steps_thin_the_log_out_and_keep_the_last_step(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7]
 
 
-def test_the_learning_rate_warms_up_from_zero_and_follows_the_cosine(tmp_path):
+def test_the_learning_rate_warms_up_from_above_zero_and_follows_the_cosine(tmp_path):
     run_tiny(tmp_path, max_steps=10, warmup_ratio=0.2, evaluate=False)
     rates = [line["learning_rate"] for line in lines(tmp_path)]
-    expected = [0.0, 0.5] + [0.5 * (1 + math.cos(math.pi * done / 8)) for done in range(8)]
+    expected = [1 / 3, 2 / 3] + [0.5 * (1 + math.cos(math.pi * done / 8)) for done in range(8)]
     assert rates == pytest.approx([1e-2 * factor for factor in expected])
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_run_of_one_step_moves_the_weights(tmp_path, kind):
+    module = DistillationModule(tiny_student(kind), KD_TERMS)
+    before = trainable(module)
+    _, result = run_tiny(tmp_path, kind, module=module, max_steps=1)
+    assert result.steps == 1
+    assert not same_weights(before, trainable(module))
+
+
+def test_one_epoch_of_one_batch_moves_the_weights(tmp_path):
+    module = DistillationModule(tiny_student(), KD_TERMS)
+    before = trainable(module)
+    _, result = run_tiny(tmp_path, module=module, rows=tiny_rows(3), max_steps=None, num_train_epochs=1.0)
+    assert result.steps == 1
+    assert not same_weights(before, trainable(module))
+
+
+def test_a_run_whose_weights_did_not_move_is_not_finished(tmp_path):
+    with pytest.raises(TrainingError, match=r"same as before training.*learning_rate.*1e-60"):
+        run_tiny(tmp_path, learning_rate=1e-60, weight_decay=0.0)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_weights_that_no_row_reads_are_checked_before_they_are_kept(tmp_path):
+    module = DistillationModule(tiny_student(), CE_TERMS)
+    layer = module.student.model.layers[0].self_attn.q_proj
+    evaluate = loss_on(tiny_rows())
+
+    def poison(model):
+        metrics = evaluate(model)
+        layer.weight.data[0, 0] = float("nan")
+        return metrics
+
+    with pytest.raises(NumericsError, match=r"weights are not finite: student.model.layers.0.self_attn.q_proj"):
+        run_tiny(tmp_path, module=module, teacher=False, evaluate=poison, max_steps=1)
+    assert not (tmp_path / "weights").exists()
 
 
 def test_norms_and_biases_are_not_decayed():
@@ -126,19 +164,6 @@ def test_norms_and_biases_are_not_decayed():
     assert len(decay) == len(parameters)
     for name, parameter in parameters.items():
         assert decay[id(parameter)] == (0.0 if "norm" in name else 0.1)
-
-
-@pytest.mark.parametrize("name", ["linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"])
-def test_listed_schedules_can_be_built(name):
-    parameters = trainable_parameters(DistillationModule(tiny_student(), CE_TERMS))
-    options = tiny_options(lr_scheduler_type=name)
-    assert make_scheduler(make_optimizer(parameters, options), options, 10).get_last_lr()[0] <= 1e-2
-
-
-def test_schedules_with_settings_get_them():
-    parameters = trainable_parameters(DistillationModule(tiny_student(), CE_TERMS))
-    options = tiny_options(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 2})
-    make_scheduler(make_optimizer(parameters, options), options, 10)
 
 
 def test_the_best_weights_are_in_the_student_at_the_end_and_the_earlier_of_equals_wins(tmp_path):

@@ -10,22 +10,12 @@ from pydantic import Field, model_serializer
 
 from tutelage.config.base import BelowOne, Count, Flag, Name, NonNegative, Positive, Section, Share, Text, by_mode
 from tutelage.config.models import Device
+from tutelage.train.options import Scheduler
 
 # [A] of SPEC 5: what a run takes when no rate is given.
 FULL_LEARNING_RATE = 2e-5
 LORA_LEARNING_RATE = 1e-4
 
-Scheduler = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "cosine_with_min_lr",
-    "warmup_stable_decay",
-]
 Interval = Literal["epoch"] | Count
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
-from tutelage.errors import AlignmentError, DataError, NumericsError
+from tutelage.errors import AlignmentError, DataError, NumericsError, TrainingError
 from tutelage.types import (
     Batch,
     DenseLogits,
@@ -203,3 +204,38 @@ def check_gradients(
 
 def _is_finite(gradient: Tensor) -> bool:
     return bool(gradient.isfinite().all())
+
+
+def student_digest(parameters: Mapping[str, nn.Parameter]) -> str:
+    """Digest the student's trainable weights, so that the end of a run can tell whether they moved."""
+    digest = xxhash.xxh3_64()
+    for name, parameter in parameters.items():
+        if name.startswith("student."):
+            digest.update(parameter.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def check_trained(parameters: Mapping[str, nn.Parameter], *, before: str, num_steps: int, learning_rate: float) -> None:
+    """Refuse to finish a run whose weights are not finite, or are those from before training.
+
+    Args:
+        parameters: The trainable ones, as they would be kept.
+        before: Their :func:`student_digest` before the first step.
+        num_steps: Steps made.
+        learning_rate: The peak rate, for the message.
+
+    Raises:
+        NumericsError: If a weight is NaN or infinite.
+        TrainingError: If no weight of the student moved.
+    """
+    bad = [name for name, p in parameters.items() if not _is_finite(p.detach())]
+    if bad:
+        raise NumericsError(
+            f"After {num_steps} steps weights are not finite: {name_some(bad)}. Nothing was kept. Check the weights "
+            "that training started from, or lower the learning rate."
+        )
+    if student_digest(parameters) == before:
+        raise TrainingError(
+            f"After {num_steps} steps every weight of the student is the same as before training; the run is not kept. "
+            f"Raise `train.learning_rate` (it is {learning_rate:g}): its updates are below the weights' precision."
+        )

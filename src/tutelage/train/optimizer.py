@@ -3,16 +3,15 @@
 In: a module and ``TrainOptions``. Out: the optimizer, the scheduler, and their states as tensors and JSON.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from tutelage.errors import IntegrityError, TrainingError
 from tutelage.train.options import TrainOptions
+from tutelage.train.schedule import rate_factor
 
 FULL_DTYPES = (torch.float32, torch.float64)
 FUSED_DEVICES = ("cpu", "cuda", "mps")  # torch.optim.AdamW: devices with a fused kernel
@@ -55,14 +54,8 @@ def make_optimizer(parameters: dict[str, nn.Parameter], options: TrainOptions) -
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions, num_steps: int) -> LRScheduler:
-    """Build the schedule over ``num_steps``; the first ``ceil(warmup_ratio * num_steps)`` steps warm up from 0."""
-    return get_scheduler(
-        options.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=math.ceil(options.warmup_ratio * num_steps),
-        num_training_steps=num_steps,
-        scheduler_specific_kwargs=options.lr_scheduler_kwargs or None,
-    )
+    """Build the schedule over ``num_steps``: see :func:`tutelage.train.schedule.rate_factor`."""
+    return LambdaLR(optimizer, rate_factor(options, num_steps))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

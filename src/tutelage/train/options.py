@@ -6,12 +6,12 @@ In: plain values from a recipe. Out: ``TrainOptions``, checked.
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tutelage.errors import ConfigError
 
 # Schedules that are a function of the step alone; the others want a metric, which resume cannot replay.
-SCHEDULERS = (
+Scheduler = Literal[
     "linear",
     "cosine",
     "cosine_with_restarts",
@@ -21,7 +21,8 @@ SCHEDULERS = (
     "inverse_sqrt",
     "cosine_with_min_lr",
     "warmup_stable_decay",
-)
+]
+SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from tutelage.train.checkpoint import (
     set_weights,
     tidy,
 )
+from tutelage.train.guards import check_trained, student_digest
 from tutelage.train.journal import EPOCH_DIGITS, Journal
 from tutelage.train.module import DistillationModule
 from tutelage.train.options import TrainOptions
@@ -68,6 +69,7 @@ class Run:
         self.journal = Journal(self.folder)
         self.checkpoints = self.folder / "checkpoints"
         self.weights = self.folder / "weights"
+        self.untrained = student_digest(self.learner.parameters)
 
     def restore(self, *, resume: bool) -> bool:
         """Load the newest state of this run, if there is one; return whether the run is already finished."""
@@ -218,9 +220,20 @@ class Run:
         self.saved = dataclasses.replace(self.state)
 
     def finish(self) -> TrainResult:
-        """Put the best weights into the student, commit them, and drop the checkpoints they replace."""
+        """Put the best weights into the student, commit them, and drop the checkpoints they replace.
+
+        Raises:
+            NumericsError: If they are not finite.
+            TrainingError: If they are those from before training.
+        """
         if self.best_weights is not None and self.state.best_step != self.state.step:
             set_weights(self.learner.parameters, self.best_weights)
+        check_trained(
+            self.learner.parameters,
+            before=self.untrained,
+            num_steps=self.state.step,
+            learning_rate=self.options.learning_rate,
+        )
         self._count_seconds()
         self.journal.positions()  # durable before the artifact that says that the run is over
         if self.options.save_weights:
