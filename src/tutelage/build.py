@@ -3,6 +3,7 @@
 In: config records. Out: tasks, loss terms, training options, models ready to train.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutelage.cache import Column
 from tutelage.config import Method, Recipe, Relation, TeacherLoss, expand_losses, state_weights
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
+from tutelage.config.row_rules import RowSettings
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
 from tutelage.config.tasks import Classification, Reading
 from tutelage.config.texts import Text
 from tutelage.config.training import FULL_LEARNING_RATE, LORA_LEARNING_RATE, Train
 from tutelage.data.reading import ReadingTask
+from tutelage.data.records import RowRules
 from tutelage.data.task import ClassificationTask
 from tutelage.data.text_pools import TextCuts, TextPart
 from tutelage.data.texts import TextTask
@@ -51,10 +54,22 @@ def text_parts(section: Text) -> list[TextPart]:
     return [TextPart(**part.model_dump()) for part in section.data.parts]
 
 
-def text_cuts(section: Text, *, adapt_rows: int) -> TextCuts:
+def text_cuts(section: Text, *, adapt_rows: int | None, most: Mapping[str, Any]) -> TextCuts:
     """Return how a text task's rows are divided."""
     names = ("rows", "limit", "validation_rows", "test_rows", "seed", "repeat")
-    return TextCuts(adapt_rows=adapt_rows, **{name: getattr(section.data, name) for name in names})
+    return TextCuts(adapt_rows=adapt_rows, **{name: getattr(section.data, name) for name in names}, **most)
+
+
+def row_rules(data: RowSettings) -> RowRules:
+    """Return how a task's files are read, and what becomes of rows that are not valid."""
+    return RowRules(
+        columns=data.columns,
+        quotes=data.quotes,
+        max_rows=data.max_rows,
+        skip_bad=data.on_bad_row == "skip",
+        max_left_out=data.max_left_out,
+        every_class=not getattr(data, "allow_empty_classes", True),
+    )
 
 
 def classification_task(name: str, section: Classification) -> ClassificationTask:

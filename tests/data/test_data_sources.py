@@ -63,7 +63,8 @@ def test_parquet_is_read(tmp_path):
         ("a.tsv", b"one sentence\n", r"a\.tsv:1 is not a header"),
         ("a.tsv", b"text\ttext\nx\ty\n", r"a\.tsv:1 is not a header"),
         ("a.parquet", b"PAR1 not really", r"a\.parquet is not a readable Parquet file"),
-        ("a.csv", b"text,label\n", r"a\.csv ends in \.csv\. Expected one of \.tsv, \.jsonl, \.parquet"),
+        ("a.csv", b"text,label\n", r"a\.csv holds no rows"),
+        ("a.xlsx", b"PK", r"a\.xlsx ends in \.xlsx\. Expected one of \.tsv, \.csv, .*save it as CSV"),
     ],
 )
 def test_a_bad_file_is_an_error_that_names_the_line(tmp_path, name, content, message):
@@ -112,7 +113,7 @@ def test_a_folder_of_jsonl_files_is_its_splits(tmp_path):
 
 def test_a_folder_without_training_rows_is_an_error(tmp_path):
     write_jsonl(tmp_path / "dev.jsonl", labelled(2))
-    with pytest.raises(DataError, match=r"none of train\.tsv, train\.jsonl, train\.parquet"):
+    with pytest.raises(DataError, match=r"none of train\.tsv, train\.csv, train\.jsonl"):
         load_records(str(tmp_path))
 
 

@@ -119,10 +119,10 @@ def test_an_unknown_schema_is_an_error_that_names_what_was_found_and_expected(tm
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", r"the file is a list, expected an object"),
-        ('{"rows": []}', r"the file has no 'data', only 'rows'\. Expected the layout"),
+        ("[1]", r"a\.json:\[0\] is a int\. Expected an object"),
+        ('{"rows": []}', r"the file has no 'data', only 'rows'\. Expected a list of objects"),
         ('{"data": {}}', r"data in the file is a dict, expected a list"),
-        ('{"data": [{"title": "x"}]}', r"data\[0\] has no 'paragraphs', only 'title'"),
+        ('{"data": [{"title": "x"}, {"paragraphs": []}]}', r"data\[0\] has no 'paragraphs', only 'title'"),
         ('{"data": [{"paragraphs": [{"qas": [{"question": "q", "answers": []}]}]}]}', r"paragraphs\[0\] has no 'conte"),
         ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "q"}]}]}]}', r"qas\[0\] has no 'answers'"),
         ('{"data": []}', r"a\.json holds no rows"),

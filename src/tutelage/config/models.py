@@ -59,7 +59,11 @@ class Adapt(Section):
     task: NonEmpty | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
         description="A name under `tasks`, or a list of them: one adapter then learns all."
     )
-    rows: Count = Field(default=2000, description="Rows cut from the training split of each task for this alone.")
+    rows: Count | None = Field(
+        default=None,
+        description="Rows cut from the training split of each task for this alone; null: 2,000, or about a third of "
+        "fewer.",
+    )
     adapter: LoraAdapter = whole_section("The adapter, merged into the teacher afterwards.")
     learning_rate: Positive = Field(default=1e-3, description="Peak learning rate.")
     max_steps: Count = Field(default=60, description="Optimizer steps.")

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tutelage.config.base import Count, Natural, NonEmpty, Section, by_mode, refuse
+from tutelage.config.base import Count, Flag, Natural, NonEmpty, Section, by_mode, refuse
+from tutelage.config.row_rules import RowSettings
 from tutelage.config.texts import Text
+from tutelage.store.names import is_column_name
 
 
 def _check_template(template: str) -> str:
@@ -20,7 +22,7 @@ def _check_template(template: str) -> str:
         refuse([((), f"not a template ({error}); write {{{{ or }}}} for a brace")])
     for _, name, spec, conversion in pieces:
         # "{text.__class__}" or "{text!r}" would read more than a column.
-        if not str(name).isidentifier() or spec or conversion:
+        if spec or conversion or not is_column_name(str(name)):
             refuse([((), f"the field {name!r} is not the plain name of a column; expected for example {{text}}")])
     return template
 
@@ -31,7 +33,7 @@ Problems = Iterator[tuple[tuple[str | int, ...], str]]
 Template = Annotated[str, AfterValidator(_check_template)]
 
 
-class _Rows(Section):
+class _Rows(RowSettings):
     source: NonEmpty
     subset: NonEmpty | None = Field(
         default=None, description="Configuration of a hub data set, such as `sst2` of `glue`."
@@ -46,8 +48,15 @@ class _Rows(Section):
         "Null: the source's own, else cut from its rows.",
     )
     limit: Count | None = by_mode(None, fast=2000, description="At most so many distillation rows; null: all.")
-    validation_rows: Count = by_mode(500, fast=200, description="Rows cut from the training split for selection.")
-    test_rows: Count | None = by_mode(None, fast=500, description="At most so many test rows; null: all there are.")
+    validation_rows: Count | None = Field(
+        default=None,
+        description="Rows cut from the training split for selection; null: a tenth, at most 500 (fast: 200).",
+    )
+    test_rows: Count | None = Field(
+        default=None,
+        description="At most so many test rows; null: all there are (fast: 500), or a fifth of the training split, at "
+        "most 2,000 (fast: 500).",
+    )
     seed: Natural = Field(default=0, description="Which rows are cut.")
 
 
@@ -55,8 +64,8 @@ class Source(_Rows):
     """Where the rows of a classification come from and how they are cut."""
 
     source: NonEmpty = Field(
-        description="`sample:movie-reviews`, a `.jsonl`, `.tsv` or `.parquet` file, "
-        "a folder (GLUE, or saved by `datasets`), or a hub id."
+        description="`sample:movie-reviews`, a CSV, TSV, JSON, JSONL or Parquet file, also `.gz` or `.zst`, a folder "
+        "of them (as on a hub, GLUE, or saved by `datasets`), or a hub id."
     )
     text: NonEmpty | None = Field(default=None, description="Column with the text; null: `text`, or the source's own.")
     label: NonEmpty | None = Field(
@@ -67,14 +76,18 @@ class Source(_Rows):
         description="Class of each value in the label column, such as `{0: negative, 1: positive}`; "
         "null: by name, or by order.",
     )
+    allow_empty_classes: Flag = Field(
+        default=False, description="Accept a class without training or test rows, which is an error otherwise."
+    )
 
 
 class QuestionSource(_Rows):
     """Where the questions of a reading task come from and how they are cut; one passage's stay together."""
 
     source: NonEmpty = Field(
-        description="`sample:country-facts`, an official `.json` file, a `.jsonl` or `.parquet` file with context, "
-        "question and answers, a folder (`train` and `dev` files, or saved by `datasets`), or a hub id."
+        description="`sample:country-facts`, an official SQuAD `.json` file, a JSON, JSONL or Parquet file with "
+        "context, question and answers, also `.gz` or `.zst`, a folder of them (on a hub, or saved by `datasets`), or "
+        "a hub id."
     )
 
 

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tutelage.config.base import Count, Flag, Natural, NonEmpty, Positive, Section, by_mode, refuse
+from tutelage.config.row_rules import RowSettings
 
 Problems = Iterator[tuple[tuple[str | int, ...], str]]
 SOURCE = (
-    "A `.jsonl`, `.parquet`, `.tsv` or `.json` file, a folder of such files or saved by `datasets`, a hub id, or "
-    "`sample:movie-reviews`."
+    "A JSONL, JSON, Parquet, CSV, TSV or text file, also `.gz` or `.zst`, a folder of such files or saved by "
+    "`datasets`, a hub id, or `sample:movie-reviews`."
 )
 OF_ONE_SOURCE = ("subset", "data_dir", "split", "revision", "licence")
 
@@ -38,7 +39,7 @@ class MixedSource(_Place):
     limit: Count | None = Field(default=None, description="Use at most so many of its rows; null: all.")
 
 
-class TextRows(_Place):
+class TextRows(_Place, RowSettings):
     """Where texts and conversations come from and how they are cut; copies are left out, clusters stay together."""
 
     source: NonEmpty | None = Field(default=None, description=f"{SOURCE} Or null, with `mixture`.")
@@ -59,8 +60,14 @@ class TextRows(_Place):
         "Null: a single source's own, else cut from the rows.",
     )
     limit: Count | None = by_mode(None, fast=2000, description="At most so many distillation rows; null: all.")
-    validation_rows: Count = by_mode(500, fast=200, description="Rows set apart for selection.")
-    test_rows: Count | None = by_mode(None, fast=500, description="At most so many test rows; null: all, or a fifth.")
+    validation_rows: Count | None = Field(
+        default=None, description="Rows set apart for selection; null: a tenth, at most 500 (fast: 200)."
+    )
+    test_rows: Count | None = Field(
+        default=None,
+        description="At most so many test rows; null: the whole official set (fast: 500), or a fifth of the rows, at "
+        "most 2,000 (fast: 500).",
+    )
     seed: Natural = Field(default=0, description="Which rows are cut, and the order of a stream.")
 
     @model_validator(mode="after")

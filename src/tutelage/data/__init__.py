@@ -1,15 +1,16 @@
 """Sources, templates, rows, the batch plan and batches."""
 
 from tutelage.data.collate import batch_to, collate, teacher_row
+from tutelage.data.counts import data_lines
 from tutelage.data.examples import Example
 from tutelage.data.plan import BatchPlan, MicroBatch, Step, reading_batches
 from tutelage.data.prepare import PreparedTask, Task, prepare_task, read_prepared, write_prepared
 from tutelage.data.preview import sample_rows_text
 from tutelage.data.reading import Question, ReadingTask
 from tutelage.data.reading_rows import ReadingPrompt, reading_prompts, reading_rows
-from tutelage.data.records import Loaded, Record, SourceInfo
+from tutelage.data.records import Loaded, Record, RowRules, SourceInfo
 from tutelage.data.rows import ChoicePrompt, Rows, check_verbalisers, choice_prompts, classification_rows, student_row
-from tutelage.data.sources import load_records
+from tutelage.data.sources import load_records, open_source
 from tutelage.data.task import ClassificationTask, Prompt
 from tutelage.data.text_pools import TextCuts, TextPart
 from tutelage.data.text_prepare import prepare_texts
@@ -30,6 +31,7 @@ __all__ = [
     "ReadingPrompt",
     "ReadingTask",
     "Record",
+    "RowRules",
     "Rows",
     "SourceInfo",
     "Step",
@@ -47,8 +49,10 @@ __all__ = [
     "classification_rows",
     "collate",
     "conversation_rows",
+    "data_lines",
     "document_rows",
     "load_records",
+    "open_source",
     "plain_turns",
     "prepare_task",
     "prepare_texts",

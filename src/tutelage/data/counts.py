@@ -1,18 +1,26 @@
-"""Where every row went, and what a run records about its data.
+"""Where every row went, and what a run records and prints about its data.
 
-In: sources, splits and drops by reason. Out: the ``info`` of a ``PreparedTask``.
+In: sources, splits and drops by reason. Out: the ``info`` of a ``PreparedTask``; lines for the terminal.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tutelage.data.examples import Example, Keyed
 from tutelage.data.prepared import Task
+from tutelage.data.problems import Problem
 from tutelage.data.reading import Question, ReadingTask
-from tutelage.data.records import Loaded
+from tutelage.data.records import CLUSTER_COLUMN, Loaded
 from tutelage.data.sources import SAMPLE_PREFIX
+from tutelage.data.splits import class_counts
 from tutelage.data.task import ClassificationTask
+
+# Why rows are missing although nothing is wrong with them: numbers that the recipe asks for, a sample's own rule.
+CHOSEN_REASONS = ("limit", "test_rows", "not_used", "weak_rating")
+MAX_SHARE_OF_ONE_CLASS = 0.9  # of the test rows; beyond it a model that always answers that class looks good
+FEW_ROWS = 10  # of a class in training
+LEFT_OUT_KEY, CLASSES_KEY = ("max_left_out",), ("allow_empty_classes",)
 
 
 class Counts:
@@ -22,6 +30,8 @@ class Counts:
         self.rows_read: dict[str, int] = {}
         self.dropped: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.mapping: dict[str, None] = {}  # what every raw label stands for, in order
+        self.columns_not_read: dict[str, None] = {}
         self.add_source(loaded, train_name)
 
     def add_source(self, loaded: Loaded, name: str) -> None:
@@ -29,6 +39,12 @@ class Counts:
         key = f"{loaded.info.source}:{name}"
         self.rows_read[key] = loaded.rows_read[name]
         self.dropped.update(loaded.dropped.get(name, {}))
+
+    def add_columns(self, loaded: Loaded, name: str, read: Iterable[str]) -> None:
+        """Note the columns of a split that nothing reads."""
+        found = next((record.values for record in loaded.splits[name] if record.problem is None), {})
+        unread = [column for column in found if column not in {*read, CLUSTER_COLUMN}]
+        self.columns_not_read.update(dict.fromkeys(unread))
 
     def drop(self, reason: str, num_rows: int) -> None:
         """Count rows that are left out."""
@@ -41,6 +57,60 @@ class Counts:
         assert rows_in == kept + dropped, f"{rows_in} rows were read, {kept} kept and {dropped} dropped"
         keys = [example.item_key for rows in splits.values() for example in rows]
         assert len(set(keys)) == len(keys), "an item is in two places"
+
+
+def left_out_problems(dropped: Mapping[str, int], num_rows: int, *, allowed: float) -> Iterator[Problem]:
+    """Yield a problem where more rows are left out than the recipe allows, whatever the reasons."""
+    reasons = {name: count for name, count in dropped.items() if count and name not in CHOSEN_REASONS}
+    left_out = sum(reasons.values())
+    if left_out > allowed * num_rows:
+        shown = ", ".join(f"{count:,} {name}" for name, count in sorted(reasons.items(), key=lambda each: -each[1]))
+        share = left_out / num_rows
+        yield (
+            LEFT_OUT_KEY,
+            f"{left_out:,} of {num_rows:,} rows are left out ({share:.0%}: {shown}), allowed are {allowed:.0%}. "
+            f"Correct the rows, or allow it with `max_left_out: {min(1.0, share + 0.005):.2f}`",
+        )
+
+
+def class_problems(task: ClassificationTask, splits: Mapping[str, Sequence[Example]], hint: str) -> Iterator[Problem]:
+    """Yield a problem for every split in which a class never occurs, if it is trained on or scored."""
+    for split, what in (("train", "to learn from"), ("test", "to be tested on")):
+        counts = class_counts(task.labels, splits[split])
+        missing = [label for label, count in counts.items() if not count]
+        if missing:
+            few = len(splits[split]) < 2 * len(task.labels)
+            more = f"; {split} has {len(splits[split]):,} rows only" if few else ""
+            yield (
+                ("labels",) if hint and split == "train" else CLASSES_KEY,
+                f"{_listed(missing)} no row {what}{more}. Give rows of every class, take the class out of "
+                f"`verbalisers`, or write `allow_empty_classes: true`{f'; {hint}' if hint else ''}",
+            )
+
+
+def class_notes(task: ClassificationTask, splits: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+    """Yield what is odd about the classes, and yet no mistake."""
+    train, test = (class_counts(task.labels, splits[split]) for split in ("train", "test"))
+    for split in ("validation", "adapt"):
+        counts = class_counts(task.labels, splits[split])
+        missing = [label for label, count in counts.items() if not count]
+        if splits[split] and missing:
+            yield f"{_listed(missing)} no {split} row"
+    for label, count in train.items():
+        if 0 < count < FEW_ROWS:
+            yield f"class {label!r} has {count} training rows only"
+    top = max(test, key=lambda label: test[label])
+    if test[top] > MAX_SHARE_OF_ONE_CLASS * len(splits["test"]):
+        share = test[top] / len(splits["test"])
+        yield (
+            f"{share:.0%} of the test rows are {top!r}: a model that always answers it is right as often; "
+            "look at macro_f1 (`evaluate.select_by`)"
+        )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, labels[:5])) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+    return f"class{'es' if len(labels) > 1 else ''} {shown} {'have' if len(labels) > 1 else 'has'}"
 
 
 def describe(
@@ -67,11 +137,12 @@ def describe(
         "files": files,
         "notes": notes + counts.notes,
         "unused_splits": sorted(set(loaded.splits) - used),
+        "columns_not_read": list(counts.columns_not_read),
         "seed": seed,
         "rows_read": counts.rows_read,
         "dropped": dict(sorted(counts.dropped.items())),
         "rows": {name: len(rows) for name, rows in splits.items()},
-        **(_reading_facts(splits) if isinstance(task, ReadingTask) else _classification_facts(task, splits)),
+        **(_reading_facts(splits) if isinstance(task, ReadingTask) else _classification_facts(task, splits, counts)),
     }
 
 
@@ -83,16 +154,14 @@ def _reading_facts(splits: Mapping[str, Sequence[Question]]) -> dict[str, Any]:
     }
 
 
-def _classification_facts(task: ClassificationTask, splits: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+def _classification_facts(
+    task: ClassificationTask, splits: Mapping[str, Sequence[Example]], counts: Counts
+) -> dict[str, Any]:
     return {
-        "class_balance": {name: _balance(task, rows) for name, rows in splits.items()},
+        "classes": {name: class_counts(task.labels, rows) for name, rows in splits.items()},
+        "labels": list(counts.mapping),
         "conflicting_texts": _conflicting_texts(splits),
     }
-
-
-def _balance(task: ClassificationTask, rows: Sequence[Example]) -> dict[str, int]:
-    found = Counter(example.gold for example in rows)
-    return {label: found[index] for index, label in enumerate(task.labels)}
 
 
 def _conflicting_texts(splits: Mapping[str, Sequence[Example]]) -> int:
@@ -102,3 +171,18 @@ def _conflicting_texts(splits: Mapping[str, Sequence[Example]]) -> int:
         for example in rows:
             golds.setdefault(example.cluster_key, set()).add(example.gold)
     return sum(len(values) > 1 for values in golds.values())
+
+
+def data_lines(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a user should see of a task's rows before anything is trained on them."""
+    rows = ", ".join(f"{count:,} {split}" for split, count in info["rows"].items() if count)
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in info["dropped"].items() if count)
+    yield f"{rows} rows" + (f"; left out: {dropped}" if dropped else "")
+    if info.get("labels"):
+        yield f"label: {'; '.join(info['labels'])}"
+    for split, counts in (info.get("classes") or {}).items():
+        if any(counts.values()):
+            yield f"classes, {split}: " + ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    if info.get("columns_not_read"):
+        yield f"columns not read: {', '.join(info['columns_not_read'])}"
+    yield from info["notes"]

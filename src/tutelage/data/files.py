@@ -1,127 +1,131 @@
-"""Rows out of one local file, line by line, with errors that name the line.
+"""Rows out of one local file: the ending says what it is, and it may be compressed with gzip or zstd.
 
-In: the path of a GLUE TSV, JSONL, Parquet or official SQuAD file. Out: ``Record``s.
+In: a path, and how the recipe says to read it. Out: a ``RowFile``, whose rows are read when they are asked for.
 """
 
-import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from tutelage.data.records import Record
-from tutelage.data.squad import read_squad
+from tutelage.data.delimited import Table, open_table
+from tutelage.data.json_rows import json_rows, jsonl_rows
+from tutelage.data.lines import COMPRESSED_ENDINGS, bare_ending, numbered_lines
+from tutelage.data.parquet_rows import parquet_facts, parquet_rows
+from tutelage.data.records import Record, RowRules
 from tutelage.errors import DataError
 
-MAX_LINE_BYTES = 64 * 2**20  # a line beyond this is no labelled text; read whole it could take all memory
+PROGRESS_ROWS = 500_000  # some seconds
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
-def read_rows(path: Path) -> list[Record]:
-    """Read a file whose ending says what it is.
+@dataclass(frozen=True)
+class RowFile:
+    """One opened file."""
+
+    path: Path
+    rows: Callable[[], Iterator[Record]]
+    notes: tuple[str, ...] = ()
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+
+
+def open_file(path: Path, rules: RowRules) -> RowFile:
+    """Open a file whose ending says what it is.
 
     Raises:
-        DataError: If it is missing, empty, of another kind, or has an unreadable row.
+        DataError: If it is missing, of another kind, too large, or not what its ending says.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    opener = OPENERS.get(bare_ending(path))
+    if opener is None:
+        advice = "save it as CSV" if path.suffix.lower() in SPREADSHEETS else "convert it first"
         raise DataError(
-            f"{path} ends in {path.suffix or 'nothing'}. Expected one of {', '.join(READERS)}; convert it first."
+            f"{path} ends in {path.suffix or 'nothing'}. Expected one of {', '.join(OPENERS)}, also with "
+            f"{' or '.join(COMPRESSED_ENDINGS)} behind; {advice}."
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist or is not a file. Check `source` in the recipe and its folder.")
-    rows = list(reader(path))
-    if not rows:
-        raise DataError(f"{path} holds no rows. Expected at least one labelled text; check how it was written.")
-    return rows
+    return opener(path, rules)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) at line feeds only: other separators of Unicode belong to the text."""
-    with path.open("rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(raw) == MAX_LINE_BYTES:
-                raise DataError(
-                    f"{path}:{number} is longer than {MAX_LINE_BYTES // 2**20} MiB. Is it one row per line?"
-                )
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number} is not UTF-8 (byte {error.start} of the line is 0x{raw[error.start]:02x}). "
-                    "Save the file as UTF-8."
-                ) from error
-            yield number, text.removesuffix("\n").removesuffix("\r")
+def bounded(rows: Iterable[Record], *, name: str, max_rows: int) -> Iterator[Record]:
+    """Yield rows, say now and then on standard error how many, and refuse to go on beyond ``max_rows``.
+
+    Raises:
+        DataError: If there are more.
+    """
+    for number, record in enumerate(rows, start=1):
+        if number > max_rows:
+            raise DataError(too_many(name, f"more than {max_rows:,}", max_rows))
+        if number % PROGRESS_ROWS == 0:
+            print(f"  {name}: {number:,} rows read", file=sys.stderr)  # noqa: T201
+        yield record
 
 
-def _read_tsv(path: Path) -> Iterator[Record]:
-    """GLUE's own form: a header, then one row per line; quotes are plain characters."""
-    header: list[str] = []
-    for number, line in _lines(path):
-        cells = line.split("\t")
-        if number == 1:
-            header = _checked_header(path, cells)
-        elif not line:
-            continue
-        elif len(cells) != len(header):
-            raise DataError(
-                f"{path}:{number} has {len(cells)} tab-separated cells, the header has {len(header)} "
-                f"({', '.join(header)}). A text must not hold tabs or line breaks; use JSONL for such texts."
-            )
+def too_many(name: str, found: str, max_rows: int) -> str:
+    """Say that a source has too many rows to be read as a whole."""
+    return (
+        f"{name} has {found} rows. At most {max_rows:,} are read, since all are held in memory; give fewer, or raise "
+        "`max_rows`."
+    )
+
+
+def _open_parquet(path: Path, rules: RowRules) -> RowFile:
+    num_rows, class_names = parquet_facts(path)
+    if num_rows > rules.max_rows:
+        raise DataError(too_many(str(path), f"{num_rows:,}", rules.max_rows))
+    return RowFile(path, partial(parquet_rows, path), class_names=class_names)
+
+
+def _open_table(path: Path, rules: RowRules) -> RowFile:
+    table = open_table(path, rules)
+    return RowFile(path, table.rows, table.notes)
+
+
+def _open_text(path: Path, rules: RowRules) -> RowFile:
+    """Open a `.txt` file: a table where every line has the same tabs, else texts between blank lines, else lines."""
+    tabs, has_blank_lines = set(), False
+    for _, line in numbered_lines(path):
+        if line.strip():
+            tabs.add(line.count("\t"))
         else:
-            yield Record(dict(zip(header, cells, strict=True)), f"{path}:{number}")
+            has_blank_lines = True
+    if tabs and min(tabs) > 0 and (len(tabs) == 1 or rules.columns is not None):
+        return _open_table(path, rules)
+    rule = "a text is what stands between blank lines" if has_blank_lines else "every line is a text"
+    rows = partial(_paragraphs, path) if has_blank_lines else partial(_text_lines, path)
+    return RowFile(path, rows, (f"{path.name}: {rule}",))
 
 
-def _checked_header(path: Path, cells: list[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    if len(header) < 2 or len(set(header)) != len(header) or "" in header:
-        raise DataError(
-            f"{path}:1 is not a header: {header}. Expected distinct column names between tabs, such as "
-            "sentence<TAB>label."
-        )
-    return header
+def _text_lines(path: Path) -> Iterator[Record]:
+    for number, line in numbered_lines(path):
+        if line.strip():
+            yield Record({"text": line}, f"{path}:{number}")
 
 
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line, object_pairs_hook=_object_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number} is not valid JSON ({error}). Expected one object per line.") from error
-        if not isinstance(values, dict):
-            raise DataError(
-                f"{path}:{number} holds a {type(values).__name__}. Expected one JSON object per line, such as "
-                '{"text": "...", "label": "..."}.'
-            )
-        yield Record(values, f"{path}:{number}")
+def _paragraphs(path: Path) -> Iterator[Record]:
+    first, lines = 0, []
+    for number, line in chain(numbered_lines(path), [(0, "")]):
+        if line.strip():
+            first = first if lines else number
+            lines.append(line)
+        elif lines:
+            yield Record({"text": "\n".join(lines)}, f"{path}:{first}")
+            lines = []
 
 
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice")
-    return values
+def _plainly(rows: Callable[[Path], Iterator[Record]]) -> Callable[[Path, RowRules], RowFile]:
+    return lambda path, rules: RowFile(path, partial(rows, path))
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}). Write it again.") from error
-    for index, values in enumerate(table.to_pylist()):
-        yield Record(values, f"{path}[row {index}]")
-
-
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".json": read_squad,
+OPENERS: dict[str, Callable[[Path, RowRules], RowFile]] = {
+    ".tsv": _open_table,
+    ".csv": _open_table,
+    ".jsonl": _plainly(jsonl_rows),
+    ".ndjson": _plainly(jsonl_rows),
+    ".json": _plainly(json_rows),
+    ".parquet": _open_parquet,
+    ".txt": _open_text,
 }
+__all__ = ["OPENERS", "RowFile", "Table", "bounded", "open_file", "too_many"]

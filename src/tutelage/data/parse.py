@@ -5,16 +5,28 @@ In: a ``Loaded`` source and a task. Out: ``Example``s with stable keys.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tutelage.data.examples import Example, cluster_key, text_digest
-from tutelage.data.labels import label_reader
-from tutelage.data.records import Loaded, Record
+from tutelage.data.labels import LABELS_KEY, LabelReader
+from tutelage.data.problems import DataProblemsError
+from tutelage.data.records import BAD_ROW, Loaded, Record
 from tutelage.data.task import TEXT_FIELD, ClassificationTask
 from tutelage.errors import DataError
 
 ID_COLUMNS = ("id", "idx")
 MAX_SHOWN_PROBLEMS = 3
+
+
+@dataclass
+class ExamplesRead:
+    """The examples of one split, and what became of the other rows."""
+
+    examples: list[Example]
+    left_out: Counter[str]  # by reason: bad_row
+    notes: list[str]
+    labels: LabelReader
 
 
 def read_examples(
@@ -24,20 +36,23 @@ def read_examples(
     label_map: Mapping[Any, str] | None,
     *,
     key_prefix: str = "",
-) -> list[Example]:
+    skip_bad: bool = False,
+) -> ExamplesRead:
     """Turn the raw rows of one split into examples.
 
     Args:
         task: Columns, labels and template.
         loaded: The source.
         name: The split.
-        label_map: See :func:`tutelage.data.labels.label_reader`.
+        label_map: See :class:`tutelage.data.labels.LabelReader`.
         key_prefix: Precedes every item key, so that ids which start anew in another file stay unique.
+        skip_bad: Leave rows out that are not valid, and count them.
 
     Raises:
-        DataError: If rows are not valid: all are counted, the first three shown with ``file:line``.
+        DataError: If rows are not valid: all are counted, the first three shown with ``file:line``; or if the source
+            names its classes otherwise than the task.
     """
-    read_label = label_reader(
+    labels = LabelReader(
         task.labels,
         label_map=label_map,
         class_names=loaded.class_names.get(task.label_column),
@@ -49,8 +64,11 @@ def read_examples(
     examples, problems = [], []
     for record in records:
         try:
+            record.require_readable()
             fields = _fields(task, record)
-            gold = read_label(_label(task, record))
+            gold = labels(_label(task, record))
+        except DataProblemsError:
+            raise
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
             continue
@@ -62,10 +80,25 @@ def read_examples(
             seen[digest] += 1
         item_key = f"{key_prefix}{loaded.key_prefix}{item_key}"
         examples.append(Example(item_key, cluster_key(fields[TEXT_FIELD]), fields, gold))
-    raise_problems(problems)
+    shifted = labels.shifted() if problems else None
+    if shifted is not None:
+        raise DataProblemsError([(LABELS_KEY, shifted)])
+    left_out, notes = skipped(problems, skip_bad=skip_bad)
     if not examples:
         raise DataError(f"{loaded.info.source}: the split {name!r} holds no rows. Expected at least one labelled text.")
-    return examples
+    return ExamplesRead(examples, left_out, notes, labels)
+
+
+def skipped(problems: Sequence[str], *, skip_bad: bool) -> tuple[Counter[str], list[str]]:
+    """Refuse rows that are not valid, or count them as left out and name the first.
+
+    Raises:
+        DataError: If there is a problem and bad rows are not to be skipped.
+    """
+    if not skip_bad:
+        raise_problems(problems)
+    notes = [f"{len(problems):,} bad rows are skipped, the first: {problems[0]}"] if problems else []
+    return +Counter({BAD_ROW: len(problems)}), notes
 
 
 def raise_problems(problems: Sequence[str]) -> None:
@@ -82,7 +115,7 @@ def raise_problems(problems: Sequence[str]) -> None:
 def id_column(records: Sequence[Record]) -> str | None:
     """Find a column of unique ids; without one, items are known by their content."""
     for column in ID_COLUMNS:
-        values = [record.values.get(column) for record in records]
+        values = [record.values.get(column) for record in records if record.problem is None]
         plain = all(isinstance(value, str | int) and str(value) and is_encodable(value) for value in values)
         if plain and len({str(value) for value in values}) == len(values):
             return column
@@ -95,7 +128,10 @@ def _fields(task: ClassificationTask, record: Record) -> dict[str, str]:
     for name, column in ((TEXT_FIELD, text_column), *((name, name) for name in task.other_fields)):
         if column not in record.values:
             columns = ", ".join(map(repr, record.values))
-            raise ValueError(f"there is no column {column!r}, only {columns}; set `data.text` or the template")
+            raise ValueError(
+                f"there is no column {column!r}, only {columns}; set `data.text` or the template (a file without a "
+                "header needs `columns`)"
+            )
         value = record.values[column]
         if name == TEXT_FIELD and (not isinstance(value, str) or not value.strip()):
             shown = "empty" if isinstance(value, str) or value is None else f"a {type(value).__name__}"

@@ -6,36 +6,57 @@ The official validation set is the test set; what selects (``validation``) and w
 teacher (``adapt``) is cut from the training rows by seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.counts import Counts, describe
-from tutelage.data.parse import read_examples
+from tutelage.data.counts import Counts, class_notes, class_problems, describe, left_out_problems
+from tutelage.data.parse import ID_COLUMNS, read_examples
 from tutelage.data.prepared import PreparedTask, Task, read_prepared, write_prepared
-from tutelage.data.questions import read_questions
+from tutelage.data.problems import DataProblemsError, Problem
+from tutelage.data.questions import ANSWERS_COLUMN, read_questions
 from tutelage.data.reading import ReadingTask
-from tutelage.data.records import Loaded
+from tutelage.data.records import DEFAULT_RULES, Loaded, RowRules
 from tutelage.data.sources import OFFICIAL_TEST_NAMES, load_records
-from tutelage.data.splits import by_digest, by_seed, cut
+from tutelage.data.splits import by_digest, by_seed, class_cut, is_representative, share_of
+from tutelage.data.task import ClassificationTask
 from tutelage.errors import DataError
 
 __all__ = ["PreparedTask", "Task", "prepare_task", "read_prepared", "write_prepared"]
 
 DEFAULT_TEST_SHARE = 0.2  # of a source without an official evaluation set, when `test_rows` is not given
+DEFAULT_VALIDATION_SHARE, DEFAULT_ADAPT_SHARE = 0.1, 0.35  # where the recipe gives no number
 MAX_DEFAULT_TEST_ROWS = 2000  # 95 % interval of about +-1.5 points at 90 % accuracy
+MAX_DEFAULT_VALIDATION_ROWS = 500
+MAX_DEFAULT_ADAPT_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """How many rows go where; see :func:`prepare_task`."""
+    """How many rows go where; see :func:`prepare_task`. None: a share of the rows, and not more than ``most``."""
 
     limit: int | None
-    adapt_rows: int
-    validation_rows: int
+    adapt_rows: int | None
+    validation_rows: int | None
     test_rows: int | None
     seed: int
+    most_validation: int = MAX_DEFAULT_VALIDATION_ROWS
+    most_test: int | None = None  # None: a whole official set, `MAX_DEFAULT_TEST_ROWS` of a cut one
+
+    def numbers(self, num_rows: int, *, official: bool) -> dict[str, int]:
+        """Return the rows to cut from so many for test, validation and adapt."""
+        test = 0 if official else self.test_rows
+        most = MAX_DEFAULT_TEST_ROWS if self.most_test is None else self.most_test
+        wanted = (
+            ("test", test, DEFAULT_TEST_SHARE, most),
+            ("validation", self.validation_rows, DEFAULT_VALIDATION_SHARE, self.most_validation),
+            ("adapt", self.adapt_rows, DEFAULT_ADAPT_SHARE, MAX_DEFAULT_ADAPT_ROWS),
+        )
+        return {
+            name: share_of(num_rows, share, most=most) if number is None else number
+            for name, number, share, most in wanted
+        }
 
 
 def prepare_task(
@@ -48,12 +69,15 @@ def prepare_task(
     licence: str | None = None,
     validation: str | None = None,
     limit: int | None = None,
-    adapt_rows: int = 0,
-    validation_rows: int = 0,
+    adapt_rows: int | None = 0,
+    validation_rows: int | None = 0,
     test_rows: int | None = None,
+    most_validation: int = MAX_DEFAULT_VALIDATION_ROWS,
+    most_test: int | None = None,
     seed: int = 0,
     base_folder: Path = Path(),
     label_map: Mapping[Any, str] | None = None,
+    rules: RowRules = DEFAULT_RULES,
 ) -> PreparedTask:
     """Read a source and cut it into train, adapt, validation and test.
 
@@ -68,40 +92,58 @@ def prepare_task(
             ``test``. Default: the split called validation, dev, valid, val or test, if any;
             otherwise test rows are cut by digest, whatever the seed.
         limit: Train rows at most, after the other cuts.
-        adapt_rows: Rows for adapting the teacher.
-        validation_rows: Rows for selection.
+        adapt_rows: Rows for adapting the teacher; None: a share of the rows.
+        validation_rows: Rows for selection; None: a share of the rows.
         test_rows: Test rows at most; None keeps the whole official set, or cuts 20 % (2,000 at
             the most) where there is none.
+        most_validation: Validation rows at most where no number is given.
+        most_test: Test rows at most where no number is given, of an official set too.
         seed: Decides validation, adapt and train rows. Test rows do not depend on it.
         base_folder: What relative paths are relative to.
-        label_map: Raw label value to class name, see :func:`tutelage.data.labels.label_reader`; of a classification.
+        label_map: Raw label value to class name, see :class:`tutelage.data.labels.LabelReader`; of a classification.
+        rules: How files are read, and what becomes of rows that are not valid.
 
     Returns:
         The splits, and ``info``: source, revision, licence, hashes, counts in and out, what was
-        dropped and why, and facts of the kind of task (class balance; passages and gold answers).
+        dropped and why, and facts of the kind of task (rows per class; passages and gold answers).
 
     Raises:
         DataError: If the source or a row is not valid (naming ``file:line``), or the cuts ask for
             more rows than there are.
+        DataProblemsError: If several such things are wrong, or one setting has to change.
     """
-    loaded = load_records(source, subset=subset, revision=revision, base_folder=base_folder)
-    train_name, test_name, test_loaded = _official_splits(loaded, source, split, validation, base_folder)
+    where = f"tasks.{task.name}.data"
+    loaded = load_records(source, subset=subset, revision=revision, base_folder=base_folder, rules=rules)
+    train_name, test_name, test_loaded = _official_splits(loaded, source, split, validation, base_folder, rules)
     counts = Counts(loaded, train_name)
-    train = _read_split(task, loaded, train_name, label_map, counts)
+    read = _Reader(task, label_map, counts, skip_bad=rules.skip_bad)
+    train = read.split(loaded, train_name)
     test: list[Any] | None = None
     if test_loaded is not None and test_name is not None:
-        test = _read_split(task, test_loaded, test_name, label_map, counts, key_prefix="test:")
+        test = read.split(test_loaded, test_name, key_prefix="test:")
         counts.add_source(test_loaded, test_name)
         train = _without_overlap(train, test, counts)
-    cuts = Cuts(limit, adapt_rows, validation_rows, test_rows, seed)
-    splits = _cut_all(train, test, cuts, counts, where=f"tasks.{task.name}.data")
+    problems = [*left_out_problems(counts.dropped, sum(counts.rows_read.values()), allowed=rules.max_left_out)]
+    cuts = Cuts(limit, adapt_rows, validation_rows, test_rows, seed, most_validation, most_test)
+    splits = _cut_or_refuse(train, test, cuts, counts, problems, where=where)
+    if isinstance(task, ClassificationTask):
+        if rules.every_class:
+            problems += class_problems(task, splits, read.hint())
+        counts.notes += class_notes(task, splits)
+    if problems:
+        raise DataProblemsError(problems)
     info = describe(task, loaded, test_loaded, licence, seed, counts, splits)
     info["train_split"], info["test_split"] = train_name, test_name or "cut by digest"
     return PreparedTask(task, splits, info)
 
 
 def _official_splits(
-    loaded: Loaded, source: str, split: str | None, validation: str | None, base_folder: Path
+    loaded: Loaded,
+    source: str,
+    split: str | None,
+    validation: str | None,
+    base_folder: Path,
+    rules: RowRules,
 ) -> tuple[str, str | None, Loaded | None]:
     names = list(loaded.splits)
     train_name = split or ("train" if "train" in names or len(names) > 1 else names[0])
@@ -119,33 +161,54 @@ def _official_splits(
     path = base_folder / Path(validation).expanduser()
     if not path.exists() and not path.suffix and "/" not in validation:
         raise DataError(f"`validation: {validation}` is neither a split of {source} ({', '.join(names)}) nor a file.")
-    other = load_records(validation, base_folder=base_folder)
+    other = load_records(validation, base_folder=base_folder, rules=rules)
     if len(other.splits) > 1:
         raise DataError(f"`validation: {validation}` holds {', '.join(other.splits)}. Name one file with one split.")
     return train_name, next(iter(other.splits)), other
 
 
-def _read_split(
-    task: Task,
-    loaded: Loaded,
-    name: str,
-    label_map: Mapping[Any, str] | None,
-    counts: Counts,
-    *,
-    key_prefix: str = "",
-) -> list[Any]:
-    """Read one split's rows as the task has them, and count those that are left out."""
-    if not isinstance(task, ReadingTask):
-        return read_examples(task, loaded, name, label_map, key_prefix=key_prefix)
-    read = read_questions(task, loaded, name, key_prefix=key_prefix)
-    for reason, num_rows in read.left_out.items():
-        counts.drop(reason, num_rows)
-    if read.num_moved:
-        counts.notes.append(
-            f"{loaded.info.source}:{name}: {read.num_moved:,} answers were not at their answer_start; their first "
-            "occurrence in the context was taken"
-        )
-    return read.questions
+class _Reader:
+    """Reads splits as the task has them, and counts what is left out."""
+
+    def __init__(self, task: Task, label_map: Mapping[Any, str] | None, counts: Counts, *, skip_bad: bool) -> None:
+        self.task, self.label_map, self.counts, self.skip_bad = task, label_map, counts, skip_bad
+        self.hints: list[str] = []
+
+    def split(self, loaded: Loaded, name: str, *, key_prefix: str = "") -> list[Any]:
+        """Return a split's examples or questions."""
+        options: dict[str, Any] = {"key_prefix": key_prefix, "skip_bad": self.skip_bad}
+        if isinstance(self.task, ReadingTask):
+            return self._questions(loaded, name, options)
+        read = read_examples(self.task, loaded, name, self.label_map, **options)
+        self.counts.mapping.update(dict.fromkeys(read.labels.mapping()))
+        self._count(read.left_out, read.notes)
+        hint = read.labels.shifted()
+        self.hints += [hint] if hint else []
+        columns = next((each.values for each in loaded.splits[name] if each.problem is None), {})
+        read_columns = (self.task.text_column_of(columns), self.task.label_column, *self.task.other_fields)
+        self.counts.add_columns(loaded, name, (*read_columns, *ID_COLUMNS))
+        return read.examples
+
+    def hint(self) -> str:
+        """Return why a class may seem to be missing."""
+        return next(iter(self.hints), "")
+
+    def _questions(self, loaded: Loaded, name: str, options: Mapping[str, Any]) -> list[Any]:
+        assert isinstance(self.task, ReadingTask)
+        read = read_questions(self.task, loaded, name, **options)
+        self._count(read.left_out, read.notes)
+        self.counts.add_columns(loaded, name, (*self.task.columns, ANSWERS_COLUMN, *ID_COLUMNS))
+        if read.num_moved:
+            self.counts.notes.append(
+                f"{loaded.info.source}:{name}: {read.num_moved:,} answers were not at their answer_start; their first "
+                "occurrence in the context was taken"
+            )
+        return read.questions
+
+    def _count(self, left_out: Mapping[str, int], notes: Sequence[str]) -> None:
+        for reason, num_rows in left_out.items():
+            self.counts.drop(reason, num_rows)
+        self.counts.notes += notes
 
 
 def _without_overlap(train: list[Any], test: list[Any], counts: Counts) -> list[Any]:
@@ -156,39 +219,78 @@ def _without_overlap(train: list[Any], test: list[Any], counts: Counts) -> list[
     return kept
 
 
+def _cut_or_refuse(
+    train: list[Any], test: list[Any] | None, cuts: Cuts, counts: Counts, problems: list[Problem], *, where: str
+) -> dict[str, list[Any]]:
+    """Cut all splits; what is wrong with that is raised together with the problems found before."""
+    try:
+        return _cut_all(train, test, cuts, counts, where=where)
+    except DataError as error:
+        if not problems:
+            raise
+        raise DataProblemsError([*problems, ((), str(error))]) from error
+
+
 def _cut_all(
     train: list[Any], test: list[Any] | None, cuts: Cuts, counts: Counts, *, where: str
 ) -> dict[str, list[Any]]:
     """Cut test by digest (or cap the official one), then validation, adapt and train by seed."""
+    numbers = cuts.numbers(len(train), official=test is not None)
+    _check_room(len(train), numbers, cuts, where)
+    by_class = {}
     if test is None:
-        default = min(MAX_DEFAULT_TEST_ROWS, int(DEFAULT_TEST_SHARE * len(train)))
-        test_rows = default if cuts.test_rows is None else cuts.test_rows
-        _check_room(len(train), test_rows, cuts, where)
-        test, train = cut(sorted(train, key=by_digest), test_rows)
+        test, train, by_class["test"] = class_cut(sorted(train, key=by_digest), numbers["test"])
     else:
-        _check_room(len(train), 0, cuts, where)
-        test, beyond = cut(sorted(test, key=by_digest), len(test) if cuts.test_rows is None else cuts.test_rows)
+        most = next(number for number in (cuts.test_rows, cuts.most_test, len(test)) if number is not None)
+        test, beyond, by_class["test"] = class_cut(sorted(test, key=by_digest), min(most, len(test)))
         counts.drop("test_rows", len(beyond))
-    validation, rest = cut(sorted(train, key=by_seed(cuts.seed)), cuts.validation_rows)
-    adapt, rest = cut(rest, cuts.adapt_rows)
+    ordered = sorted(train, key=by_seed(cuts.seed))
+    validation, rest, by_class["validation"] = class_cut(ordered, numbers["validation"])
+    adapt, rest, by_class["adapt"] = class_cut(rest, numbers["adapt"])
     kept = rest[: cuts.limit]
+    if not is_representative(kept, rest):
+        kept, _, by_class["train"] = class_cut(rest, len(kept))
     counts.drop("limit", len(rest) - len(kept))
     splits = {"train": kept, "adapt": adapt, "validation": validation, "test": test}
-    wanted = {"train": 1, "adapt": cuts.adapt_rows, "validation": cuts.validation_rows, "test": 1}
-    for name, num_rows in wanted.items():
+    for name, num_rows in {"train": 1, **numbers, "test": 1}.items():
         if num_rows and not splits[name]:
+            every = [*train, *test]
             raise DataError(
-                f"{where}: no rows are left for {name}: too few distinct texts, or a limit of 0. Rows with equal text "
-                "or passage stay together; give more data or ask for other numbers."
+                f"{where}: no rows are left for {name}: too few distinct texts ({len(every):,} rows with "
+                f"{len({each.cluster_key for each in every}):,} of them), or a limit of 0. Rows with equal text "
+                f"or passage stay together; give more data or ask for other numbers."
             )
+    if any(by_class.values()):
+        names = ", ".join(name for name, was_cut in by_class.items() if was_cut)
+        counts.notes.append(f"cut class by class, since chance would misrepresent a class: {names}")
+    counts.notes += _default_notes(cuts, numbers)
     return splits
 
 
-def _check_room(num_rows: int, test_rows: int, cuts: Cuts, where: str) -> None:
-    asked = test_rows + cuts.validation_rows + cuts.adapt_rows
-    if asked >= num_rows:
-        raise DataError(
-            f"{where} asks for {test_rows} test + {cuts.validation_rows} validation + {cuts.adapt_rows} adapt rows = "
-            f"{asked}, but there are {num_rows} rows to cut from, and at least one must remain for training. Ask for "
-            "fewer, or give more data."
-        )
+def _check_room(num_rows: int, numbers: Mapping[str, int], cuts: Cuts, where: str) -> None:
+    """Refuse cuts that leave no row for training, and name values that fit."""
+    asked = sum(numbers.values())
+    if asked < num_rows:
+        return
+    keys = {"test": "test_rows", "validation": "validation_rows", "adapt": "teacher.adapt.rows"}
+    shares = {"test": DEFAULT_TEST_SHARE, "validation": DEFAULT_VALIDATION_SHARE, "adapt": DEFAULT_ADAPT_SHARE}
+    fitting = ", ".join(
+        f"{keys[name]}: {min(number, max(1, int(shares[name] * num_rows)))}"
+        for name, number in numbers.items()
+        if number
+    )
+    raise DataError(
+        f"{where} asks for {numbers['test']} test + {numbers['validation']} validation + {numbers['adapt']} adapt rows "
+        f"= {asked}, but there are {num_rows} rows to cut from, and at least one must remain for training. Values that "
+        f"fit: {fitting}. Or give more data."
+    )
+
+
+def _default_notes(cuts: Cuts, numbers: Mapping[str, int]) -> list[str]:
+    """Say where a default was lowered to fit a small set of rows."""
+    lowered = []
+    if cuts.validation_rows is None and numbers["validation"] < cuts.most_validation:
+        lowered.append(f"validation_rows is {numbers['validation']}, a tenth")
+    if cuts.adapt_rows is None and numbers["adapt"] < MAX_DEFAULT_ADAPT_ROWS:
+        lowered.append(f"teacher.adapt.rows is {numbers['adapt']}, about a third")
+    return [f"few rows, so {' and '.join(lowered)} of them (write the numbers to choose others)"] if lowered else []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.data.examples import cluster_key, text_digest
-from tutelage.data.parse import id_column, is_encodable, raise_problems
+from tutelage.data.parse import id_column, is_encodable, skipped
 from tutelage.data.reading import CONTEXT_FIELD, Question, ReadingTask
 from tutelage.data.records import CLUSTER_COLUMN, Loaded, Record
 from tutelage.errors import DataError
@@ -23,7 +23,8 @@ class QuestionsRead:
     """The questions of one split, and what became of the other rows."""
 
     questions: list[Question] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)  # by reason: no_answer, answer_not_in_context
+    left_out: Counter[str] = field(default_factory=Counter)  # by reason: no_answer, answer_not_in_context, bad_row
+    notes: list[str] = field(default_factory=list)
     num_moved: int = 0  # answers that were not at their ``answer_start`` but elsewhere in the context
 
 
@@ -33,7 +34,9 @@ class _Gold:
     start: int | None  # as the source says; None where it says nothing
 
 
-def read_questions(task: ReadingTask, loaded: Loaded, name: str, *, key_prefix: str = "") -> QuestionsRead:
+def read_questions(
+    task: ReadingTask, loaded: Loaded, name: str, *, key_prefix: str = "", skip_bad: bool = False
+) -> QuestionsRead:
     """Turn the raw rows of one split into questions.
 
     Every answer text counts as gold. The one to learn is the first that stands in the context: at its
@@ -45,6 +48,7 @@ def read_questions(task: ReadingTask, loaded: Loaded, name: str, *, key_prefix: 
         loaded: The source.
         name: The split.
         key_prefix: Precedes every item key.
+        skip_bad: Leave rows out that are not valid, and count them.
 
     Raises:
         DataError: If columns are missing (naming those found and those expected) or hold something else: all rows
@@ -56,6 +60,7 @@ def read_questions(task: ReadingTask, loaded: Loaded, name: str, *, key_prefix: 
     read, problems = QuestionsRead(), []
     for record in records:
         try:
+            record.require_readable()
             fields = _fields(task, record)
             golds = list(_golds(record.values[ANSWERS_COLUMN]))
         except ValueError as error:
@@ -69,7 +74,8 @@ def read_questions(task: ReadingTask, loaded: Loaded, name: str, *, key_prefix: 
             seen[digest] += 1
         cluster = record.values.get(CLUSTER_COLUMN) or fields[CONTEXT_FIELD]
         _add(read, f"{key_prefix}{loaded.key_prefix}{key}", cluster_key(str(cluster)), fields, golds)
-    raise_problems(problems)
+    bad, read.notes = skipped(problems, skip_bad=skip_bad)
+    read.left_out.update(bad)
     if not read.questions:
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in read.left_out.items()) or "no rows"
         raise DataError(

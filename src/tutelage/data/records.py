@@ -4,17 +4,50 @@ In: nothing. Out: records with their file and line, and a description of the sou
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 CLUSTER_COLUMN = "cluster"  # where a source of questions has it: rows that belong together beyond sharing a passage
+BAD_ROW = "bad_row"  # why a row is left out where the recipe says `on_bad_row: skip`
+MAX_ROWS = 5_000_000  # of one split: as Python values about 1 kB each, so some 5 GB
+Quotes = Literal["auto", "csv", "none"]
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How files are read where they do not say it themselves, and what becomes of rows that are not valid.
+
+    ``columns`` names the columns of CSV and TSV files without a header. ``quotes`` says whether quotes around cells
+    belong to the file's form (``csv``) or to the text (``none``). ``max_rows`` bounds each split. ``skip_bad`` leaves
+    rows out that are not valid, and counts them. ``max_left_out`` is the share of the rows that may be left out,
+    whatever the reasons. ``every_class`` refuses a class without training or test rows.
+    """
+
+    columns: tuple[str, ...] | None = None
+    quotes: Quotes = "auto"
+    max_rows: int = MAX_ROWS
+    skip_bad: bool = False
+    max_left_out: float = 1.0
+    every_class: bool = False
+
+
+DEFAULT_RULES = RowRules()
 
 
 @dataclass(frozen=True)
 class Record:
-    """One raw row: column values as read, and ``file:line`` (or ``split[index]``) for messages."""
+    """One raw row: column values as read, and ``file:line`` (or ``split[index]``) for messages.
+
+    ``problem`` says why the row itself could not be read; it has no values then.
+    """
 
     values: dict[str, Any]
     where: str
+    problem: str | None = None
+
+    def require_readable(self) -> None:
+        """Raise ``ValueError`` with the problem, if there is one."""
+        if self.problem is not None:
+            raise ValueError(self.problem)
 
 
 @dataclass(frozen=True)

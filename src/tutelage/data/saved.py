@@ -1,13 +1,16 @@
 """Rows out of the ``datasets`` library: a folder saved by it, or a data set on the hub.
 
-In: a folder, or a hub id with subset and revision. Out: a ``Loaded``.
+In: a folder, or a hub id with subset and revision. Out: tables by split, and where they come from.
 """
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.records import Loaded, Record, SourceInfo
+from tutelage.data.folders import require_inside
+from tutelage.data.records import SourceInfo
 from tutelage.errors import DataError
 from tutelage.store import file_sha256
 
@@ -21,40 +24,43 @@ def is_saved_folder(folder: Path) -> bool:
     return any((folder / marker).is_file() for marker in SAVED_MARKERS)
 
 
-def load_saved(folder: Path, source: str) -> Loaded:
-    """Read a folder written by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``.
-
-    Raises:
-        DataError: If ``datasets`` cannot read it.
-    """
-    tables, hashes = saved_tables(folder)
-    return _loaded(tables, source=source, revision=None, hashes=hashes)
-
-
 def saved_tables(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Open a saved folder: its tables by split, memory-mapped, and the hashes of its files.
 
     Raises:
-        DataError: If ``datasets`` cannot read it.
+        DataError: If ``datasets`` cannot read it, or it names a file outside of itself.
     """
     import datasets
     import pyarrow as pa
 
+    files = list(_named_files(folder))
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DataError(f"{folder} is not readable as a saved data set ({error}). Save it again.") from error
-    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*.arrow"))}
-    return _by_split(found), hashes
+    return _by_split(found), {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
-def load_hub(source: str, *, subset: str | None, revision: str | None) -> Loaded:
-    """Download (or find in the hub's own cache) a data set and read every split.
+def _named_files(folder: Path) -> Iterator[Path]:
+    """Yield the Arrow files that a saved folder is made of, each inside of it.
 
     Raises:
-        DataError: If the hub cannot be reached, or has no such data set, subset or revision.
+        DataError: If one is missing or elsewhere, or the folder's own description is damaged.
     """
-    return _loaded(hub_tables(source, subset=subset, revision=revision), source=source, revision=revision, hashes=None)
+    whole = folder / "dataset_dict.json"
+    try:
+        splits = [str(name) for name in json.loads(whole.read_bytes())["splits"]] if whole.is_file() else ["."]
+        for split in splits:
+            state = folder / split / "state.json"
+            require_inside(folder, state)
+            for each in json.loads(state.read_bytes())["_data_files"]:
+                path = folder / split / each["filename"]
+                require_inside(folder, path)
+                yield path
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder} is not readable as a saved data set ({error!r}). Save it again.") from error
 
 
 def hub_tables(
@@ -101,19 +107,10 @@ def _by_split(found: Any) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
 
 
-def _loaded(tables: dict[str, Any], *, source: str, revision: str | None, hashes: dict[str, str] | None) -> Loaded:
-    if all(len(table) == 0 for table in tables.values()):
-        raise DataError(f"{source} holds no rows. Expected at least one split with labelled texts.")
-    first = next(iter(tables.values()))
-    info = table_source(tables, source=source, revision=revision, hashes=hashes)
-    splits = {
-        name: [Record(values, f"{source}:{name}[{index}]") for index, values in enumerate(table.to_list())]
-        for name, table in tables.items()
-    }
-    class_names = {
-        column: list(feature.names) for column, feature in first.features.items() if hasattr(feature, "names")
-    }
-    return Loaded(splits, info, {name: len(rows) for name, rows in splits.items()}, class_names=class_names)
+def table_classes(tables: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the class names that opened tables declare, by column."""
+    features = next(iter(tables.values())).features or {}
+    return {column: list(feature.names) for column, feature in features.items() if hasattr(feature, "names")}
 
 
 def _resolved_commit(table: Any) -> str | None:

@@ -1,12 +1,11 @@
 """Questions out of one file in the official SQuAD layout.
 
-In: the path of a ``.json`` file. Out: ``Record``s with the columns that the hub's copies have.
+In: parsed JSON. Out: ``Record``s with the columns that the hub's copies have.
 
 Source:
     Rajpurkar et al. 2016, arXiv:1606.05250: ``{"data": [{"title", "paragraphs": [{"context", "qas": [..]}]}]}``.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,18 @@ LAYOUT = (
 )
 
 
-def read_squad(path: Path) -> Iterator[Record]:
+def is_squad(content: Any) -> bool:
+    """Say whether parsed JSON is in the official layout: articles that hold paragraphs."""
+    articles = content.get("data") if isinstance(content, dict) else None
+    return isinstance(articles, list) and any(isinstance(each, dict) and "paragraphs" in each for each in articles)
+
+
+def squad_rows(content: Any, path: Path) -> Iterator[Record]:
     """Yield one record per question: id, title, context, question, answers.
 
     Raises:
-        DataError: If the file is not JSON in UTF-8, or not in the official layout; names the place.
+        DataError: If the content is not in the official layout; names the place.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Expected one object: {LAYOUT}") from error
     for a, article in enumerate(_listed(content, "data", path, "the file")):
         for p, paragraph in enumerate(_listed(article, "paragraphs", path, f"data[{a}]")):
             place = f"data[{a}].paragraphs[{p}]"

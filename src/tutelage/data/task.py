@@ -10,6 +10,7 @@ from functools import cached_property
 
 from tutelage.data.examples import Example
 from tutelage.errors import DataError
+from tutelage.store.names import is_column_name
 
 TEXT_FIELD = "text"  # how a template may always name the text column
 DEFAULT_TEXT_COLUMNS = (TEXT_FIELD, "sentence")  # "sentence" is GLUE's name
@@ -118,7 +119,7 @@ def parse_template(template: str, *, where: str) -> tuple[tuple[str, str | None]
             "for a literal brace."
         ) from error
     for _, field, spec, conversion in parsed:
-        if field is not None and (spec or conversion or not field.isidentifier()):
+        if field is not None and (spec or conversion or not is_column_name(field)):
             shown = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise DataError(
                 f"{where} has the field {{{shown}}}. Expected the plain name of a column, such as {{text}}; write "

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tutelage.data.mixture import exact_shares, largest_total
-from tutelage.data.prepare import DEFAULT_TEST_SHARE, MAX_DEFAULT_TEST_ROWS
+from tutelage.data.prepare import (
+    DEFAULT_ADAPT_SHARE,
+    DEFAULT_TEST_SHARE,
+    DEFAULT_VALIDATION_SHARE,
+    MAX_DEFAULT_ADAPT_ROWS,
+    MAX_DEFAULT_TEST_ROWS,
+    MAX_DEFAULT_VALIDATION_ROWS,
+)
 from tutelage.data.records import SourceInfo
-from tutelage.data.splits import by_digest, by_seed, cut
+from tutelage.data.splits import by_digest, by_seed, cut, share_of
 from tutelage.data.text_reading import TextsRead
 from tutelage.data.texts import TextItem
 from tutelage.errors import DataError
@@ -34,15 +41,17 @@ class TextPart:
 
 @dataclass(frozen=True)
 class TextCuts:
-    """How many rows go where; see :func:`prepare_texts`."""
+    """How many rows go where; see :func:`prepare_texts`. None: a share of the rows, and not more than ``most``."""
 
     rows: int | None = None
     limit: int | None = None
-    adapt_rows: int = 0
-    validation_rows: int = 0
+    adapt_rows: int | None = 0
+    validation_rows: int | None = 0
     test_rows: int | None = None
     seed: int = 0
     repeat: bool = False
+    most_validation: int = MAX_DEFAULT_VALIDATION_ROWS
+    most_test: int | None = None
 
     def train_rows(self, room: int) -> int:
         """Return the training rows to use where there is room for so many."""
@@ -72,15 +81,19 @@ def split_shares(
         cuts: What is asked for.
         official: Whether the test rows come from an official set, and not from these sources.
     """
-    fixed = {"validation": cuts.validation_rows, "adapt": cuts.adapt_rows}
-    if cuts.rows is not None:
-        train = cuts.train_rows(cuts.rows)
-        of_all = train * DEFAULT_TEST_SHARE / (1 - DEFAULT_TEST_SHARE)
-    else:
-        train = largest_total(available, weights)
-        of_all = train * DEFAULT_TEST_SHARE
-    default = max(1, min(MAX_DEFAULT_TEST_ROWS, int(of_all)))
-    test = 0 if official else default if cuts.test_rows is None else cuts.test_rows
+    total = largest_total(available, weights) if cuts.rows is None else 0
+    train = cuts.train_rows(cuts.rows) if cuts.rows is not None else total
+
+    def default(share: float, most: int) -> int:  # of all rows; of a number of training rows, the same in proportion
+        return share_of(total, share, most=most) if total else share_of(train, share / (1 - share), most=most)
+
+    most_test = MAX_DEFAULT_TEST_ROWS if cuts.most_test is None else cuts.most_test
+    validation, adapt = cuts.validation_rows, cuts.adapt_rows
+    fixed = {
+        "validation": default(DEFAULT_VALIDATION_SHARE, cuts.most_validation) if validation is None else validation,
+        "adapt": default(DEFAULT_ADAPT_SHARE, MAX_DEFAULT_ADAPT_ROWS) if adapt is None else adapt,
+    }
+    test = 0 if official else default(DEFAULT_TEST_SHARE, most_test) if cuts.test_rows is None else cuts.test_rows
     if cuts.rows is None:
         train = max(0, cuts.train_rows(train - test - sum(fixed.values())))
     shares = {name: exact_shares(number, weights) for name, number in {"test": test, **fixed, "train": train}.items()}
@@ -128,8 +141,22 @@ def _repeated(item: TextItem, time: int) -> TextItem:
 def _too_short(pool: Pool, numbers: dict[str, int], *, missing: int) -> str:
     asked = ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)
     capped = f" (its limit is {pool.part.limit:,})" if pool.part.limit is not None else ""
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in (+pool.read.left_out).items())
+    there = len(pool.read.items)
+    fitting = {
+        "test_rows": (numbers["test"], DEFAULT_TEST_SHARE),
+        "validation_rows": (numbers["validation"], DEFAULT_VALIDATION_SHARE),
+        "teacher.adapt.rows": (numbers["adapt"], DEFAULT_ADAPT_SHARE),
+    }
+    shown = ", ".join(
+        f"{key}: {min(number, share_of(there, share, most=number))}"
+        for key, (number, share) in fitting.items()
+        if number
+    )
+    held_out = sum(number for name, number in numbers.items() if name != "train")
+    repeat = ", or let the training rows repeat with `repeat: true`" if held_out < there else ""
     return (
-        f"{pool.part.source} runs dry: its share is {asked} rows, but it has {len(pool.read.items):,} to use{capped}, "
-        f"so {missing:,} are missing. Rows with one cluster stay together. Ask for fewer rows, lower its weight, or "
-        "let the training rows repeat with `repeat: true`."
+        f"{pool.part.source} runs dry: its share is {asked} rows, but it has {there:,} to use{capped}, "
+        f"so {missing:,} are missing{f' ({left_out} rows were left out)' if left_out else ''}. Rows with one cluster "
+        f"stay together. Values that fit: {shown or 'fewer `rows`'}; or give fewer `rows`, lower its weight{repeat}."
     )

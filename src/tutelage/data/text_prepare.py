@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.data.counts import left_out_problems
 from tutelage.data.mixture import shuffled_stream
 from tutelage.data.prepared import PreparedTask
-from tutelage.data.sources import OFFICIAL_TEST_NAMES, SAMPLE_PREFIX, TRAIN_NAMES
+from tutelage.data.problems import DataProblemsError
+from tutelage.data.records import DEFAULT_RULES, RowRules
+from tutelage.data.sources import OFFICIAL_TEST_NAMES, SAMPLE_PREFIX, TRAIN_NAMES, Source, open_source
 from tutelage.data.splits import by_digest, by_seed, cut
 from tutelage.data.text_pools import NOT_USED, SPLITS, Pool, TextCuts, TextPart, cut_pool, split_shares, totals
 from tutelage.data.text_reading import TextsRead, read_texts
-from tutelage.data.text_sources import TextSource, open_texts
 from tutelage.data.texts import TextItem, TextTask
 from tutelage.errors import DataError
 
@@ -34,6 +36,7 @@ def prepare_texts(
     streaming: bool = False,
     shuffle_buffer: int = DEFAULT_BUFFER,
     base_folder: Path = Path(),
+    rules: RowRules = DEFAULT_RULES,
 ) -> PreparedTask:
     """Read sources and cut them into train, adapt, validation and test.
 
@@ -48,12 +51,14 @@ def prepare_texts(
         streaming: Read only as many rows as are needed, through a shuffle buffer; needs ``rows``.
         shuffle_buffer: Rows that it holds.
         base_folder: What relative paths are relative to.
+        rules: How files are read, and what becomes of rows that are not valid.
 
     Raises:
-        DataError: If a source is not valid, has nothing to learn from, or runs dry; says by how many rows.
+        DataError: If a source is not valid, has nothing to learn from, runs dry (says by how many rows), or loses more
+            rows than the rules allow.
     """
-    opened = [_open(part, streaming, base_folder) for part in parts]
-    test = _official_test(parts, opened, validation, base_folder)
+    opened = [_open(part, streaming, base_folder, rules) for part in parts]
+    test = _official_test(parts, opened, validation, base_folder, rules)
     seen = {item.item_key.removeprefix(TEST_PREFIX) for item in test.read.items} if test else set()
     closed = frozenset(item.cluster_key for item in test.read.items) if test else frozenset()
     weights = [part.weight for part in parts]
@@ -66,31 +71,34 @@ def prepare_texts(
             records = shuffled_stream(records, buffer=shuffle_buffer, seed=f"{cuts.seed}:{number}")
             wanted = max(1, min(rows for rows in (needed[number], part.limit) if rows is not None))
         prefix = f"{number}:" if len(parts) > 1 else ""
-        read = read_texts(records, wanted=wanted, seen=seen, key_prefix=prefix, closed=closed)
+        read = read_texts(records, wanted=wanted, seen=seen, key_prefix=prefix, closed=closed, skip_bad=rules.skip_bad)
         pools.append(Pool(part, name, source.info, _capped(read, part, name, seed=cuts.seed)))
+    _require_enough([*pools, *([test] if test else [])], rules)
     shares = split_shares([len(pool.read.items) for pool in pools], weights, cuts, official=test is not None)
     for number, pool in enumerate(pools):
         cut_pool(pool, {name: own[number] for name, own in shares.items()}, cuts)
     splits = {name: [item for pool in pools for item in pool.splits[name]] for name in SPLITS}
     splits["train"].sort(key=by_seed(cuts.seed))
     if test is not None:
-        splits["test"] = _capped_test(test, cuts.test_rows)
-    _check_splits(task.name, splits, cuts)
+        splits["test"] = _capped_test(test, cuts.most_test if cuts.test_rows is None else cuts.test_rows)
+    numbers = {name: sum(own) for name, own in shares.items()}
+    _check_splits(task.name, splits, numbers)
     return PreparedTask(task, splits, _describe(pools, test, splits, cuts, streaming=streaming))
 
 
-def _open(part: TextPart, streaming: bool, base_folder: Path) -> TextSource:
-    return open_texts(
+def _open(part: TextPart, streaming: bool, base_folder: Path, rules: RowRules) -> Source:
+    return open_source(
         part.source,
         subset=part.subset,
         data_dir=part.data_dir,
         revision=part.revision,
         streaming=streaming,
         base_folder=base_folder,
+        rules=rules,
     )
 
 
-def _train_split(part: TextPart, source: TextSource) -> str:
+def _train_split(part: TextPart, source: Source) -> str:
     names = list(source.splits)
     name = part.split or (TRAIN_NAMES[0] if TRAIN_NAMES[0] in names or len(names) > 1 else names[0])
     if name not in names:
@@ -99,7 +107,11 @@ def _train_split(part: TextPart, source: TextSource) -> str:
 
 
 def _official_test(
-    parts: Sequence[TextPart], opened: Sequence[TextSource], validation: str | None, base_folder: Path
+    parts: Sequence[TextPart],
+    opened: Sequence[Source],
+    validation: str | None,
+    base_folder: Path,
+    rules: RowRules,
 ) -> Pool | None:
     """Read the official evaluation set, if there is one; of several sources only one that is named."""
     part, source = parts[0], opened[0]
@@ -111,13 +123,13 @@ def _official_test(
         if name is None:
             return None
     elif name not in own:
-        part, source = TextPart(name), open_texts(name, base_folder=base_folder)
+        part, source = TextPart(name), open_source(name, base_folder=base_folder, rules=rules)
         if len(source.splits) > 1:
             raise DataError(f"`validation: {validation}` holds {', '.join(source.splits)}. Name one file.")
         name = next(iter(source.splits))
     elif name == train:
         raise DataError(f"`validation: {name}` is the split that is trained on. Name another one.")
-    read = read_texts(source.splits[name](), wanted=None, seen=set(), key_prefix=TEST_PREFIX)
+    read = read_texts(source.splits[name](), wanted=None, seen=set(), key_prefix=TEST_PREFIX, skip_bad=rules.skip_bad)
     return Pool(part, name, source.info, _capped(read, TextPart(part.source), name, seed=0))
 
 
@@ -154,9 +166,17 @@ def _stream_rows(weights: Sequence[float], cuts: TextCuts, *, official: bool) ->
     return totals(split_shares([0] * len(weights), weights, cuts, official=official))
 
 
-def _check_splits(name: str, splits: dict[str, list[TextItem]], cuts: TextCuts) -> None:
-    wanted = {"train": 1, "adapt": cuts.adapt_rows, "validation": cuts.validation_rows, "test": 1}
-    for split, number in wanted.items():
+def _require_enough(pools: Sequence[Pool], rules: RowRules) -> None:
+    """Refuse to go on with too few of the rows that were read, whatever the reasons."""
+    dropped = sum((pool.read.left_out for pool in pools), Counter())
+    num_rows = sum(pool.read.num_records for pool in pools)
+    problems = list(left_out_problems(dropped, num_rows, allowed=rules.max_left_out))
+    if problems:
+        raise DataProblemsError(problems)
+
+
+def _check_splits(name: str, splits: dict[str, list[TextItem]], numbers: dict[str, int]) -> None:
+    for split, number in {**numbers, "train": 1, "test": 1}.items():
         if number and not splits[split]:
             raise DataError(
                 f"tasks.{name}.data: no rows are left for {split}. Rows with one cluster stay together; give more "
@@ -176,7 +196,7 @@ def _describe(
     keys = [item.item_key for items in splits.values() for item in items]
     assert len(set(keys)) == len(keys), "an item is in two places"
     licences = dict.fromkeys(pool.part.licence or pool.info.licence for pool in pools)
-    notes = [note for pool in every for note in pool.info.notes]
+    notes = [note for pool in every for note in (*pool.info.notes, *pool.read.notes)]
     if streaming:
         notes.append("streamed: only the rows that were needed were read")
     if repeated:

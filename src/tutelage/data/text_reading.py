@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tutelage.data.examples import cluster_key, text_digest
-from tutelage.data.parse import raise_problems
+from tutelage.data.parse import skipped
 from tutelage.data.records import CLUSTER_COLUMN, Record
 from tutelage.data.text_formats import EmptyRowError, TextFormat, find_format
 from tutelage.data.texts import TextItem, Turn
@@ -25,6 +25,7 @@ class TextsRead:
     num_records: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     form: str | None = None  # the name of the form that the records have
+    notes: list[str] = field(default_factory=list)
 
 
 def read_texts(
@@ -34,6 +35,7 @@ def read_texts(
     seen: set[str],
     key_prefix: str = "",
     closed: frozenset[str] = frozenset(),
+    skip_bad: bool = False,
 ) -> TextsRead:
     """Read items until there are as many as wanted.
 
@@ -46,6 +48,7 @@ def read_texts(
         seen: Digests of the contents that exist already; those of the new items are added.
         key_prefix: Precedes every item key.
         closed: Cluster keys of which no item may be taken: those of an official test set.
+        skip_bad: Leave rows out that are not valid, and count them.
 
     Raises:
         DataError: If the columns are no known form, or rows are not valid: all are counted, the first three shown.
@@ -54,17 +57,19 @@ def read_texts(
     form: TextFormat | None = None
     for record in records:
         read.num_records += 1
-        if form is None:
+        if form is None and record.problem is None:
             form = find_format(record.values, where=record.where)
             read.form = form.name
         try:
+            record.require_readable()
+            assert form is not None, "a readable record has a form"
             item = _item(form, record, key_prefix)
         except EmptyRowError:
             read.left_out[EMPTY] += 1
             continue
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
-            if len(problems) == MAX_PROBLEMS:
+            if len(problems) == MAX_PROBLEMS and not skip_bad:
                 break
             continue
         content = item.item_key.removeprefix(key_prefix)
@@ -77,7 +82,8 @@ def read_texts(
             read.items.append(item)
             if len(read.items) == wanted:
                 break
-    raise_problems(problems)
+    bad, read.notes = skipped(problems, skip_bad=skip_bad)
+    read.left_out.update(bad)
     return read
 
 

@@ -14,7 +14,6 @@ from tutelage.store import Manifest, file_sha256, value_digest
 
 def prepare(context: Context, task_name: str) -> Manifest:
     """Cut a task's rows, unless that was done for exactly this section and these files."""
-    section = context.recipe.tasks[task_name]
     folder = context.folders.prepared(task_name)
     key = prepare_key(context, task_name)
     manifest = finished(folder, key)
@@ -22,17 +21,15 @@ def prepare(context: Context, task_name: str) -> Manifest:
         context.skip("prepare", task_name)
         return manifest
     with context.timed("prepare", task_name):
-        from tutelage.data import write_prepared
+        from tutelage.data import data_lines, write_prepared
 
-        rows_apart = adapt_rows(context, task_name)
-        prepared = cut_rows(task_name, section, adapt_rows=rows_apart, base_folder=context.base_folder)
+        prepared = _cut(context, task_name)
         with stage_artifact(context, folder, stage="prepare", key=key) as temporary:
             write_prepared(temporary, prepared)
-    rows = ", ".join(f"{count:,} {split}" for split, count in prepared.info["rows"].items() if count)
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in prepared.info["dropped"].items())
-    context.show(f"prepare {task_name}: {rows} rows" + (f"; left out: {dropped}" if dropped else ""))
-    for note in prepared.info["notes"]:
-        context.show(f"  note: {note}")
+    rows, *lines = data_lines(prepared.info)
+    context.show(f"prepare {task_name}: {rows}")
+    for line in lines:
+        context.show(f"  {line}")
     manifest = finished(folder, key)
     assert manifest is not None, "a stage that was just committed is finished"
     return manifest
@@ -45,19 +42,28 @@ def prepared_or_cut(context: Context, task_name: str) -> Any:
     folder = context.folders.prepared(task_name)
     if finished(folder, prepare_key(context, task_name)) is not None:
         return read_prepared(folder)
-    section = context.recipe.tasks[task_name]
-    return cut_rows(task_name, section, adapt_rows=adapt_rows(context, task_name), base_folder=context.base_folder)
+    return _cut(context, task_name)
+
+
+def _cut(context: Context, task_name: str) -> Any:
+    return cut_rows(
+        task_name,
+        context.recipe.tasks[task_name],
+        adapt_rows=adapt_rows(context, task_name),
+        mode=context.recipe.mode,
+        base_folder=context.base_folder,
+    )
 
 
 def prepare_key(context: Context, task_name: str) -> str:
     """Address the stage by the task's section and the bytes of its local files."""
     section = context.recipe.tasks[task_name]
-    part = {**rows_part(section), "adapt_rows": adapt_rows(context, task_name)}
+    part = {**rows_part(section, mode=context.recipe.mode), "adapt_rows": adapt_rows(context, task_name)}
     return stage_key("prepare", part, {"files": source_digest(context, section)})
 
 
-def adapt_rows(context: Context, task_name: str) -> int:
-    """Return how many rows are set apart for adapting the teacher on this task."""
+def adapt_rows(context: Context, task_name: str) -> int | None:
+    """Return how many rows are set apart for adapting the teacher on this task; None: a share of them."""
     adapt = context.recipe.teacher.adapt
     return adapt.rows if adapt is not None and task_name in adapt.tasks else 0
 

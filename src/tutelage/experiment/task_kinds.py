@@ -83,20 +83,25 @@ def kind_of(section: Section) -> TaskKind:
             return TextKind()
 
 
-def cut_rows(name: str, section: Section, *, adapt_rows: int, base_folder: Path) -> Any:
+# Rows at most where the recipe gives no number.
+DEFAULT_ROWS: dict[str, dict[str, Any]] = {"full": {}, "fast": {"most_validation": 200, "most_test": 500}}
+
+
+def cut_rows(name: str, section: Section, *, adapt_rows: int | None, mode: str, base_folder: Path) -> Any:
     """Read a task's sources and cut them into splits: a ``PreparedTask``."""
-    from tutelage.build import classification_task, reading_task, text_cuts, text_parts, text_task
+    from tutelage.build import classification_task, reading_task, row_rules, text_cuts, text_parts, text_task
     from tutelage.data import prepare_task, prepare_texts
 
     if isinstance(section, Text):
         return prepare_texts(
             text_task(name, section),
             text_parts(section),
-            text_cuts(section, adapt_rows=adapt_rows),
+            text_cuts(section, adapt_rows=adapt_rows, most=DEFAULT_ROWS[mode]),
             validation=section.data.validation,
             streaming=section.data.streaming,
             shuffle_buffer=section.data.shuffle_buffer,
             base_folder=base_folder,
+            rules=row_rules(section.data),
         )
     is_classification = isinstance(section, Classification)
     data = section.data
@@ -114,6 +119,8 @@ def cut_rows(name: str, section: Section, *, adapt_rows: int, base_folder: Path)
         seed=data.seed,
         base_folder=base_folder,
         label_map=section.data.labels if is_classification else None,
+        rules=row_rules(data),
+        **DEFAULT_ROWS[mode],
     )
 
 
@@ -123,9 +130,11 @@ def sources_of(section: Section) -> list[str]:
     return [*sources, *([section.data.validation] if section.data.validation is not None else [])]
 
 
-def rows_part(section: Section) -> dict[str, Any]:
+def rows_part(section: Section, *, mode: str) -> dict[str, Any]:
     """Return what of a section decides the rows: the rest belongs to the models that read them."""
     part: dict[str, Any] = {"task": section.model_dump(mode="json", exclude=set(limits(section)))}
+    if None in (section.data.validation_rows, section.data.test_rows):
+        part["default_rows"] = DEFAULT_ROWS[mode]
     if isinstance(section, Classification):
         return part | {"order": list(section.verbalisers)}
     # a sample of questions is made by us: another wording makes other rows

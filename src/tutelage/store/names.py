@@ -28,3 +28,8 @@ def safe_name(name: str, *, what: str = "name") -> str:
             "A-Z a-z 0-9 . _ - , not dots only and not ending like NAME.tmp.1.2; rename it in the recipe."
         )
     return name
+
+
+def is_column_name(field: str) -> bool:
+    """Say whether a template's field can only be the name of a column: ``#2 String`` is one, ``text[0]`` is not."""
+    return field == field.strip() != "" and not field.isdecimal() and not set(field) & set(".[]\"'")
