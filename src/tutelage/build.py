@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.cache import Column
-from tutelage.config import Method, Recipe, Relation, TeacherLoss, expand_losses, state_weights
+from tutelage.config import Method, Recipe, Relation, expand_losses, state_weights
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
 from tutelage.config.row_rules import RowSettings
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
@@ -108,11 +108,6 @@ def state_terms(method: Method, pairs: tuple[tuple[int, int], ...]) -> list[Stat
         "relation_angle": {"form": method.angle, "per_sample": method.triplets_per_sample},
     }
     return [replace(term, **settings[term.kind]) for term in terms]
-
-
-def signal_temperatures(method: Any) -> list[float]:
-    """Return the temperatures at which a method reads the teacher."""
-    return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, TeacherLoss)})
 
 
 def train_options(

@@ -19,6 +19,7 @@ from tutelage.config.methods import (
     logit_part,
     signals_read,
     state_weights,
+    teacher_temperatures,
 )
 from tutelage.config.models import Adapt, LoraAdapter, NoAdapter, Shrink, Student, Teacher
 from tutelage.config.problems import Problem, RecipeError
@@ -89,5 +90,6 @@ __all__ = [
     "selection_metric",
     "signals_read",
     "state_weights",
+    "teacher_temperatures",
     "with_point",
 ]

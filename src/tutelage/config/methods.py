@@ -263,6 +263,11 @@ def signals_read(method: Method) -> dict[tuple[str, ...], str]:
     return {path: signal for path, signal in paths.items() if signal is not None}
 
 
+def teacher_temperatures(method: Method) -> list[float]:
+    """Return the temperatures at which a method reads the teacher."""
+    return sorted({loss.temperature for loss in expand_losses(method) if isinstance(loss, TeacherLoss)})
+
+
 def distribution_signal(method: Method) -> str | None:
     """Return the signal that a method's losses over the targets read, or None."""
     logit = logit_part(method)

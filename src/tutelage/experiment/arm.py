@@ -8,7 +8,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from tutelage.experiment.objective import make_objective
 from tutelage.experiment.origin import student_source, taught_source
 from tutelage.experiment.sequence_rows import SequenceRows, sequence_rows
 from tutelage.experiment.shrink import kept_layers
-from tutelage.experiment.stage import Context, stage_artifact
+from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_data import TaskData, open_task
 from tutelage.experiment.task_kinds import kind_of
 from tutelage.experiment.teach import Taught
@@ -43,7 +42,13 @@ from tutelage.train.progress import TrainProgress
 KEPT_LOGS = ("metrics.jsonl", "evaluations.jsonl")
 
 
-def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+def make_run(context: Context, run: Run, target: Target, taught: Taught) -> None:
+    """Train or score one model and commit the run."""
+    makers = {"teacher": score_teacher, "untouched": score_untouched}
+    makers.get(run.kind, train_arm)(context, run, target, taught)
+
+
+def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> None:
     """Train one student, score it and commit the run; an interrupted one goes on where it was."""
     recipe = context.recipe
     section, method = recipe.students[run.student], method_of(recipe, run)
@@ -70,14 +75,14 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
         student, objective.terms, projectors=objective.projectors, fused=options.fused, bf16=is_bf16
     )
     scorer = Scorer(context, data, taught, device, is_bf16)
-    work = context.folders.work(f"{run.run_id}-{key}")  # changed settings never meet an old checkpoint
+    work = context.folders.work(f"{run.run_id}-{target.key}")  # changed settings never meet an old checkpoint
     epochs = options.num_train_epochs
     length = f"{epochs:g} epoch{'s' * (epochs != 1)}" if options.max_steps is None else f"{options.max_steps:,} steps"
     context.show(f"train {run.run_id}: {len(rows):,} rows, {length}, lr {options.learning_rate:g}")
     with TrainProgress() as progress:
         result = train(
             module, rows, objective.teachers, options,
-            folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=key,
+            folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=target.key,
             evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=data.metric,
         )  # fmt: skip
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
@@ -95,7 +100,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     }
     if mixed is not None:
         record["sequences"] = mixed.counts | {"allowed": taught.facts["sequences"]["allowed"]}
-    with stage_artifact(context, folder, stage="train", key=key, seconds={"train": result.seconds}) as temporary:
+    with stage_artifact(context, target, seconds={"train": result.seconds}) as temporary:
         for name in KEPT_LOGS:
             shutil.copyfile(work / name, temporary / name)
         if not run.trial:
@@ -108,7 +113,7 @@ def train_arm(context: Context, run: Run, folder: Path, key: str, taught: Taught
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
 
 
-def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+def score_untouched(context: Context, run: Run, target: Target, taught: Taught) -> None:
     """Score a student as it is before any training, and commit that as a run."""
     section = context.recipe.students[run.student]
     device, dtype = student_compute(context.recipe, section)
@@ -120,15 +125,15 @@ def score_untouched(context: Context, run: Run, folder: Path, key: str, taught: 
         context.show(f"  fidelity is left out of every run: it needs a signal {' or '.join(FIDELITY_SIGNALS)}")
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
     record = run_record(context, run, taught, None, scores, count_parameters(model))
-    with stage_artifact(context, folder, stage="train", key=key) as temporary:
+    with stage_artifact(context, target) as temporary:
         data.kind.write_items(temporary / "items.parquet", items)
         write_json(temporary / "run.json", record)
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
 
 
-def score_teacher(context: Context, run: Run, folder: Path, key: str, taught: Taught) -> None:
+def score_teacher(context: Context, run: Run, target: Target, taught: Taught) -> None:
     """Commit the teacher's own scores, read from what it answered in the teach stage."""
-    prepared = read_prepared(context.folders.prepared(run.task))
+    prepared = read_prepared(context.input("prepare", run.task))
     section = context.recipe.tasks[run.task]
     kind, metric = kind_of(section), selection_metric(context.recipe.evaluate.select_by, section)
     splits = ("validation", "test", *(["adapt"] if prepared.splits["adapt"] else []))
@@ -139,7 +144,7 @@ def score_teacher(context: Context, run: Run, folder: Path, key: str, taught: Ta
         context.show(f"  teacher: {metric} {trained:.1%} on rows it was adapted to, {held_out:.1%} on held-out rows")
     scores["test"] |= {"kl_to_teacher": 0.0, "top1_agreement": 1.0}
     record = run_record(context, run, taught, None, scores, taught.facts["parameters"])
-    with stage_artifact(context, folder, stage="train", key=key) as temporary:
+    with stage_artifact(context, target) as temporary:
         kind.write_items(temporary / "items.parquet", items["test"])
         write_json(temporary / "run.json", record | {"teacher_tokens": taught.facts["num_tokens"]})
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
@@ -242,7 +247,6 @@ def run_record(
         "teacher_parameters": taught.facts["parameters"],
         "primary_metric": selection_metric(context.recipe.evaluate.select_by, context.recipe.tasks[run.task]),
         "files": {} if run.trial else {"items": "items.parquet"},
-        "command": context.command,
     }
 
 

@@ -1,71 +1,64 @@
 """What a recipe will cost, as far as that is known without loading a model.
 
-In: the recipe, the prepared rows, the runs that are finished. Out: figures for the screen, each with how it was found.
+In: the recipe's graph. Out: figures for the screen, each with how it was found.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tutelage.config import Recipe
-from tutelage.experiment.identity import Folders
-from tutelage.store import read_manifest
+from tutelage.experiment.nodes import RecipeGraph
+from tutelage.experiment.teach import FACTS_FILE
+from tutelage.store import read_input
 
 BYTES_PER_TOKEN = 4.2  # English text under the tokenizers of the last years; a forecast, not a count
 TRAINED_COPIES = 16  # bytes per fully trained parameter: float32 weight, gradient and two moments
 
 
-def forecast(recipe: Recipe, folders: Folders, waiting: Sequence[str]) -> dict[str, str]:
+def forecast(graph: RecipeGraph, waiting: int) -> dict[str, str]:
     """Return tokens, cache bytes and time as far as they can be told.
 
     Args:
-        recipe: The recipe.
-        folders: Its folders.
-        waiting: Ids of the runs that are still to do.
+        graph: The recipe's graph.
+        waiting: How many runs are still to do.
     """
     found = {}
-    rows, text_bytes = _prepared(recipe, folders)
+    prepared, taught = (
+        {node.subject: node.folder() for node in graph.of(stage) if node.manifest() is not None}
+        for stage in ("prepare", "teach")
+    )
+    rows, text_bytes = _prepared(list(prepared.values()))
     if rows:
         tokens = text_bytes / BYTES_PER_TOKEN
         found["rows"] = (
             f"{rows:,} in all splits, about {tokens:,.0f} tokens ({BYTES_PER_TOKEN} bytes of text per token)"
         )
-    facts = [path for path in folders.root.glob("teach/*/teach.json") if read_manifest(path.parent) is not None]
-    for path in facts:
-        taught = json.loads(path.read_text(encoding="utf-8"))
-        stored = taught.get("stored_positions", {})  # missing where the stage ran before it was recorded
+    for task, folder in taught.items():
+        facts = json.loads(read_input(folder, FACTS_FILE))
+        stored = facts["stored_positions"]
         num_bytes = sum(
-            sum(parts.values()) * stored.get(column, taught["num_positions"])
-            for column, parts in taught["bytes_per_position"].items()
+            sum(parts.values()) * stored.get(column, facts["num_positions"])
+            for column, parts in facts["bytes_per_position"].items()
         )
-        found[f"cache of {path.parent.name}"] = (
-            f"{taught['num_rows']:,} rows, {taught['num_tokens']:,} tokens, at most {num_bytes / 2**20:,.1f} MiB"
+        found[f"cache of {task}"] = (
+            f"{facts['num_rows']:,} rows, {facts['num_tokens']:,} tokens, at most {num_bytes / 2**20:,.1f} MiB"
         )
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in _finished(folders)]
-    full = [record["parameters"] for record in records if record["seed"] is not None]
-    if full:
+    trained = [node.folder() for node in graph.of("trials", "train") if node.manifest() is not None]
+    if trained:
+        largest = max(json.loads(read_input(folder, "run.json"))["parameters"] for folder in trained)
         found["memory"] = (
-            f"about {max(full) * TRAINED_COPIES / 2**30:.1f} GiB for a fully trained student, plus activations"
+            f"about {largest * TRAINED_COPIES / 2**30:.1f} GiB for a fully trained student, plus activations"
         )
-    seconds = [
-        _seconds(path.parent)
-        for path, record in zip(_finished(folders), records, strict=True)
-        if record["seed"] is not None
-    ]
-    if seconds:
-        found["time"] = f"{len(waiting)} runs to do at {mean(seconds):,.0f} s each (mean of the finished ones)"
+        seconds = mean(_seconds(folder) for folder in trained)
+        found["time"] = f"{waiting} runs to do at {seconds:,.0f} s each (mean of the finished ones)"
     return found
 
 
-def _prepared(recipe: Recipe, folders: Folders) -> tuple[int, int]:
+def _prepared(folders: list[Path]) -> tuple[int, int]:
     """Count rows and bytes of text of the prepared splits."""
     rows = text_bytes = 0
-    for task in recipe.tasks:
-        folder = folders.prepared(task)
-        if read_manifest(folder) is None:
-            continue
+    for folder in folders:
         for path in sorted(folder.glob("*.jsonl")):
             with path.open(encoding="utf-8") as stream:
                 for line in stream:
@@ -79,10 +72,5 @@ def _texts(item: dict[str, Any]) -> list[str]:
     return [turn["content"] for turn in item["turns"]] if "turns" in item else list(item["fields"].values())
 
 
-def _finished(folders: Folders) -> list[Path]:
-    return [path for path in sorted(folders.root.glob("*/run.json")) if read_manifest(path.parent) is not None]
-
-
 def _seconds(folder: Path) -> float:
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    return float(sum(provenance["seconds"].values()))
+    return float(sum(json.loads(read_input(folder, "provenance.json"))["seconds"].values()))

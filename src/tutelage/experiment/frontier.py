@@ -182,7 +182,7 @@ def open_student(context: Context) -> tuple[torch.nn.Module, dict[str, Any]]:
     device, _ = student_compute(context.recipe, section)
     num_layers = load_config(source).get_text_config().num_hidden_layers
     layers, chosen_by = None, ""
-    if section.shrink is not None and (context.folders.shrunk(name) / "layers.json").exists():
+    if section.shrink is not None and ("shrink", name) in context.found:
         layers, chosen_by = kept_layers(context, name), section.shrink.by
     elif section.shrink is not None or section.model is None:
         wanted = section.shrink.layers if section.shrink is not None else max(2, num_layers // 2)

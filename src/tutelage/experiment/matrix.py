@@ -10,6 +10,7 @@ from typing import Any
 from tutelage.config import Recipe, grid_points, logit_part, with_point
 from tutelage.experiment.identity import run_id
 
+CONTROL_SUFFIX = "-permuted"
 ROLES = {"baseline": "baseline", "pseudo": "pseudo"}  # the other kinds of method have the role "method"
 
 
@@ -58,9 +59,21 @@ def trial_runs(recipe: Recipe, task: str, student: str) -> dict[str, list[Run]]:
     return trials
 
 
-def report_runs(
-    recipe: Recipe, task: str, student: str, best: Mapping[str, Mapping[str, Any]], *, control: bool
-) -> Iterator[Run]:
+@dataclass(frozen=True)
+class Slot:
+    """A place in the comparison: one method on one report seed, or its control."""
+
+    method: str
+    seed: int
+    permuted: bool = False
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return f"{self.method}{CONTROL_SUFFIX}" if self.permuted else self.method
+
+
+def report_slots(recipe: Recipe, *, control: bool) -> Iterator[Slot]:
     """Yield the runs whose test scores are reported: every method on every report seed.
 
     Seeds are the outer loop, so that a run that is cut short leaves whole comparisons.
@@ -69,16 +82,18 @@ def report_runs(
     """
     for seed in recipe.seeds.report:
         for name, method in recipe.methods.items():
-            point = dict(best.get(name, {}))
-            role = ROLES.get(method.kind, "method")
-            shown = shown_settings(with_point(method, point), point)
-            yield Run(run_id(name, task, student, shown, seed), name, method.kind, role, task, student, seed, point)
+            yield Slot(name, seed)
             if control and seed == recipe.seeds.report[0] and reads_signal(method):
-                permuted = f"{name}-permuted"
-                yield Run(
-                    run_id(permuted, task, student, shown, seed),
-                    permuted, method.kind, "control", task, student, seed, point,
-                )  # fmt: skip
+                yield Slot(name, seed, permuted=True)
+
+
+def slot_run(recipe: Recipe, task: str, student: str, slot: Slot, point: Mapping[str, Any]) -> Run:
+    """Return the run of a place in the comparison, with the settings that its search chose."""
+    method = recipe.methods[slot.method]
+    shown = shown_settings(with_point(method, point), point)
+    role = "control" if slot.permuted else ROLES.get(method.kind, "method")
+    name = run_id(slot.name, task, student, shown, slot.seed)
+    return Run(name, slot.name, method.kind, role, task, student, slot.seed, dict(point))
 
 
 def reads_signal(method: Any) -> bool:
@@ -88,7 +103,7 @@ def reads_signal(method: Any) -> bool:
 
 def method_of(recipe: Recipe, run: Run) -> Any:
     """Return the method's section with the run's grid point in place."""
-    return with_point(recipe.methods[run.method.removesuffix("-permuted")], run.settings)
+    return with_point(recipe.methods[run.method.removesuffix(CONTROL_SUFFIX)], run.settings)
 
 
 def untouched_run(task: str, student: str) -> Run:

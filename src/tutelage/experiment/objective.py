@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tutelage.build import loss_terms, signal_temperatures, state_terms
+from tutelage.build import loss_terms, state_terms
 from tutelage.cache import Column
-from tutelage.config import Feature, distribution_signal, state_weights
+from tutelage.config import Feature, distribution_signal, state_weights, teacher_temperatures
 from tutelage.experiment.control import PermutedTeacher, derangement, equal_targets
 from tutelage.experiment.layers import compared_layers
 from tutelage.experiment.matrix import Run, method_of
@@ -68,7 +68,7 @@ def make_objective(
     projectors = None
     signal = distribution_signal(method)
     if signal is not None:
-        columns.append(taught.column(signal, signal_temperatures(method)))
+        columns.append(taught.column(signal, teacher_temperatures(method)))
     if state_weights(method):
         require_taps(student)
         by_layer = taught.columns_by_layer(method.signal)

@@ -3,16 +3,52 @@
 In: the context. Out: ``ModelSource``s and the identities that go into later keys.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from tutelage.experiment.graph import Node
 from tutelage.experiment.stage import Context
 from tutelage.models.source import ModelSource, resolve_model
+from tutelage.store import files_digest, value_digest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The weights that a stage starts from: what they are called in its key, their digest, and the stage before."""
+
+    what: str
+    digest: Callable[[], str | None]
+    needs: tuple[Node, ...] = ()
+
+
+def model_identity(context: Context, model: str, revision: str | None) -> str:
+    """Identify a model's weights as a recipe names them, without loading anything.
+
+    A sample is identified by its pinned hash, a folder or file by its bytes, a hub id by its revision.
+    """
+    from tutelage.samples import find_sample
+
+    if model.startswith("sample:"):
+        return find_sample(model.removeprefix("sample:"), kind="model").sha256
+    path = context.base_folder / Path(model).expanduser()
+    if path.exists():
+        files = [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+        return files_digest(files)
+    return value_digest({"hub": model, "revision": revision})
+
+
+def adapted_name(context: Context) -> str | None:
+    """Return the subject of the stage that adapts the teacher; None where the recipe has none."""
+    section = context.recipe.teacher.adapt
+    return " + ".join(section.tasks) if section is not None else None
 
 
 def taught_source(context: Context) -> ModelSource:
     """Return the teacher as it teaches: adapted where the recipe says so."""
-    if context.adapted is not None:
-        return resolve_model(str(context.adapted), base_folder=Path())
+    name = adapted_name(context)
+    if name is not None and ("adapt", name) in context.found:
+        return resolve_model(str(context.input("adapt", name)), base_folder=Path())
     return resolve_model(
         context.recipe.teacher.model, base_folder=context.base_folder, revision=context.recipe.teacher.revision
     )

@@ -7,59 +7,55 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import DataError
-from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.experiment.graph import Node
+from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_kinds import Section, cut_rows, rows_part, sources_of
-from tutelage.store import Manifest, file_sha256, value_digest
+from tutelage.store import known_sha256, value_digest
 
 
-def prepare(context: Context, task_name: str) -> Manifest:
-    """Cut a task's rows, unless that was done for exactly this section and these files."""
-    folder = context.folders.prepared(task_name)
-    key = prepare_key(context, task_name)
-    manifest = finished(folder, key)
-    if manifest is not None:
-        context.skip("prepare", task_name)
-        return manifest
-    with context.timed("prepare", task_name):
-        from tutelage.data import data_lines, write_prepared
+def prepare_node(context: Context, task_name: str) -> Node:
+    """Return the stage that cuts a task's rows; its key holds the task's section and the bytes of its local files."""
+    section = context.recipe.tasks[task_name]
+    return Node(
+        context,
+        "prepare",
+        name=lambda: task_name,
+        needs=(),
+        part=lambda: {**rows_part(section, mode=context.recipe.mode), "adapt_rows": adapt_rows(context, task_name)},
+        reads=lambda: {"files": source_digest(context, section)},
+        place=lambda key: context.folders.stage("prepare", task_name, key),
+        make=lambda target: _make(context, task_name, target),
+    )
 
-        prepared = _cut(context, task_name)
-        with stage_artifact(context, folder, stage="prepare", key=key) as temporary:
-            write_prepared(temporary, prepared)
+
+def _make(context: Context, task_name: str, target: Target) -> None:
+    from tutelage.data import data_lines, write_prepared
+
+    prepared = prepared_or_cut(context, task_name)
+    with stage_artifact(context, target) as temporary:
+        write_prepared(temporary, prepared)
+    context.cut.pop(task_name, None)
     rows, *lines = data_lines(prepared.info)
     context.show(f"prepare {task_name}: {rows}")
     for line in lines:
         context.show(f"  {line}")
-    manifest = finished(folder, key)
-    assert manifest is not None, "a stage that was just committed is finished"
-    return manifest
 
 
 def prepared_or_cut(context: Context, task_name: str) -> Any:
-    """Return a task's rows: those that were prepared for these settings, else cut now and not written."""
+    """Return a task's rows: those that were prepared for these settings, else cut now and kept in memory."""
     from tutelage.data import read_prepared
 
-    folder = context.folders.prepared(task_name)
-    if finished(folder, prepare_key(context, task_name)) is not None:
-        return read_prepared(folder)
-    return _cut(context, task_name)
-
-
-def _cut(context: Context, task_name: str) -> Any:
-    return cut_rows(
-        task_name,
-        context.recipe.tasks[task_name],
-        adapt_rows=adapt_rows(context, task_name),
-        mode=context.recipe.mode,
-        base_folder=context.base_folder,
-    )
-
-
-def prepare_key(context: Context, task_name: str) -> str:
-    """Address the stage by the task's section and the bytes of its local files."""
-    section = context.recipe.tasks[task_name]
-    part = {**rows_part(section, mode=context.recipe.mode), "adapt_rows": adapt_rows(context, task_name)}
-    return stage_key("prepare", part, {"files": source_digest(context, section)})
+    if ("prepare", task_name) in context.found:
+        return read_prepared(context.input("prepare", task_name))
+    if task_name not in context.cut:
+        context.cut[task_name] = cut_rows(
+            task_name,
+            context.recipe.tasks[task_name],
+            adapt_rows=adapt_rows(context, task_name),
+            mode=context.recipe.mode,
+            base_folder=context.base_folder,
+        )
+    return context.cut[task_name]
 
 
 def adapt_rows(context: Context, task_name: str) -> int | None:
@@ -81,12 +77,12 @@ def source_digest(context: Context, section: Section) -> str:
 
 def _file_hashes(path: Path) -> dict[str, str]:
     if path.is_file():
-        return {path.name: file_sha256(path)}
+        return {path.name: known_sha256(path)}
     if not path.is_dir():
         return {}
     try:
         return {
-            file.relative_to(path).as_posix(): file_sha256(file) for file in sorted(path.rglob("*")) if file.is_file()
+            file.relative_to(path).as_posix(): known_sha256(file) for file in sorted(path.rglob("*")) if file.is_file()
         }
     except OSError as error:
         raise DataError(f"Cannot read the folder {path}: {error}. Check its permissions.") from error

@@ -1,9 +1,8 @@
 """Make a recipe's teacher cache whole again: what is damaged goes, what is missing is taught again.
 
-In: a loaded recipe. Out: the folders that were deleted; a finished teach stage.
+In: a recipe's graph. Out: the folders that were deleted; a finished teach stage.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,16 +19,19 @@ from tutelage.experiment.pipeline import run_recipe
 from tutelage.experiment.sequences import SPLIT
 from tutelage.experiment.stored import StoredTask, open_stored, recipe_context, require_fingerprints
 from tutelage.experiment.teach import sequences_column_of, signal_columns_of
+from tutelage.store import set_aside
 
 
 def repair_recipe(loaded: LoadedRecipe, *, show: Callable[[str], None], command: str) -> list[Path]:
     """Delete the damaged shards of a recipe's teacher and run the teach stage for what is missing.
 
-    The stage's own small folder goes first: a kill in between leaves a stage that is "to do", and the next run
-    completes it. The same rows give the same content, so nothing that was trained on them is made again.
+    The stage's own small folder steps aside first: a kill in between leaves a stage that is "to do", and the next run
+    completes it. The same rows give the same content, so nothing that was trained on them is made again. The rows
+    themselves are compared with their manifest before any of this.
 
     Raises:
         DataError: If the recipe's tasks were not taught.
+        IntegrityError: If the prepared rows are damaged.
         LockedError: If another process runs the same experiment.
     """
     context = recipe_context(loaded, show=show)
@@ -41,7 +43,7 @@ def repair_recipe(loaded: LoadedRecipe, *, show: Callable[[str], None], command:
         for task in [
             task for task, own in fingerprints.items() if own == fingerprint and (found or task in incomplete)
         ]:
-            shutil.rmtree(context.folders.taught(task))
+            set_aside(context.input("teach", task))
         delete_shards(context.folders.cache, fingerprint, found)
         damaged += found
     if damaged or incomplete:

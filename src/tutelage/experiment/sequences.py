@@ -45,7 +45,7 @@ def sequence_facts(
 
     data, task, examples = lesson.data, lesson.data.prepared.task, lesson.splits[SPLIT]
     chat = uses_chat(data.tokenizer, signal.template)
-    if chat and context.adapted is not None:
+    if chat and context.is_adapted:
         context.show(f"  warning: {ADAPTED_TO_RAW}")
     decoding = sequence_decoding(signal, data.tokenizer, lesson.model, chat=chat)
     column = sequences_column(lesson.model, decoding, tokenizer=data.tokenizer if chat else None)

@@ -4,48 +4,50 @@ In: a student's section, the model it is cut from, a few rows. Out: ``shrink/<st
 """
 
 import json
-from pathlib import Path
 
-from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
-from tutelage.store import Manifest, write_json
+from tutelage.experiment.graph import Node, known
+from tutelage.experiment.origin import Origin
+from tutelage.experiment.stage import Context, Target, stage_artifact
+from tutelage.store import write_json
 
 NUM_INFLUENCE_ROWS = 64  # "a few rows": the order of the layers of the sample is stable from 32 on
 
 
-def shrink(context: Context, student_name: str, prepared: Manifest, teacher: str, task_name: str) -> Manifest | None:
-    """Choose the layers that a student keeps; None when it keeps all.
+def shrink_node(context: Context, student_name: str, prepared: Node, origin: Origin) -> Node:
+    """Return the stage that chooses a student's layers, for a student whose section cuts some.
 
     Args:
         context: The run.
         student_name: A key of ``students``.
-        prepared: The prepared task whose rows measure the layers' influence.
-        teacher: Identity of the teacher, which is the student's origin unless it names a model.
-        task_name: The task of ``prepared``.
+        prepared: The task whose rows measure the layers' influence.
+        origin: The model that the student is cut from.
     """
     section = context.recipe.students[student_name]
-    if section.shrink is None:
-        return None
+    assert section.shrink is not None
+    by_rows = section.shrink.by == "influence"
     part = {"shrink": section.shrink.model_dump(mode="json"), "model": section.model, "revision": section.revision}
-    key = stage_key("shrink", part, {"teacher": teacher, "prepared": prepared.content_digest})
-    folder = context.folders.shrunk(student_name)
-    manifest = finished(folder, key)
-    if manifest is not None:
-        context.skip("shrink", student_name)
-        return manifest
-    with context.timed("shrink", student_name):
-        _make(context, student_name, folder, key, task_name)
-    return finished(folder, key)
+    rows = {"prepared": prepared.digest} if by_rows else {}
+    return Node(
+        context,
+        "shrink",
+        name=lambda: student_name,
+        needs=((prepared,) if by_rows else ()) + origin.needs,
+        part=lambda: part,
+        reads=lambda: known({origin.what: origin.digest(), **{name: read() for name, read in rows.items()}}),
+        place=lambda key: context.folders.stage("shrink", student_name, key),
+        make=lambda target: _make(context, student_name, target, prepared.subject),
+    )
 
 
 def kept_layers(context: Context, student_name: str) -> tuple[int, ...] | None:
     """Return the layer map that the stage stored, or None."""
     if context.recipe.students[student_name].shrink is None:
         return None
-    stored = json.loads((context.folders.shrunk(student_name) / "layers.json").read_text(encoding="utf-8"))
+    stored = json.loads((context.input("shrink", student_name) / "layers.json").read_text(encoding="utf-8"))
     return tuple(stored["kept"])
 
 
-def _make(context: Context, student_name: str, folder: Path, key: str, task_name: str) -> None:
+def _make(context: Context, student_name: str, target: Target, task_name: str) -> None:
     from tutelage.build import student_compute
     from tutelage.data import batch_to, collate, reading_batches
     from tutelage.experiment.origin import student_source
@@ -68,7 +70,7 @@ def _make(context: Context, student_name: str, folder: Path, key: str, task_name
         influence = layer_influence(model, [batch_to(batch, device) for batch in batches])
     num_layers = len(decoder_layers(model))
     kept = choose_layers(num_layers, section.shrink.layers, by=section.shrink.by, influence=influence)
-    with stage_artifact(context, folder, stage="shrink", key=key) as temporary:
+    with stage_artifact(context, target) as temporary:
         content = {"kept": list(kept), "of": num_layers, "by": section.shrink.by, "influence": influence}
         write_json(temporary / "layers.json", content)
     context.show(f"shrink {student_name}: keeps layers {_ranges(kept)} of {num_layers} (by {section.shrink.by})")

@@ -16,10 +16,10 @@ import psutil
 from tutelage.config import LoadedRecipe, Recipe
 from tutelage.experiment.audit import append_event, code_commit, host_facts, now, peak_memory_bytes, versions
 from tutelage.experiment.identity import Folders
-from tutelage.store import Manifest, new_artifact, read_manifest, value_digest, write_json
+from tutelage.store import check_inputs, new_artifact, value_digest, write_json
 
 # Raise a stage's number when its meaning changes: finished work of the old meaning is then made anew.
-STAGE_VERSIONS = {"prepare": 1, "adapt": 1, "teach": 1, "shrink": 1, "train": 1, "evaluate": 1, "report": 1}
+STAGE_VERSIONS = {"prepare": 1, "adapt": 1, "teach": 1, "shrink": 1, "score": 2, "trials": 2, "train": 2}
 
 
 @dataclass
@@ -31,7 +31,8 @@ class Context:
     show: Callable[[str], None]
     command: str
     control: bool = False
-    adapted: Path | None = None  # the adapted teacher's folder, once there is one
+    found: dict[tuple[str, str], Path] = field(default_factory=dict)  # (stage, subject) -> its finished folder
+    cut: dict[str, Any] = field(default_factory=dict)  # task -> rows that the checks cut and no stage has written yet
     timings: dict[str, float] = field(default_factory=dict)  # seconds per stage, in this process
     skipped: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)  # ids of the runs that this recipe stands for
@@ -46,6 +47,21 @@ class Context:
     def base_folder(self) -> Path:
         """Paths in a recipe are read from the recipe's own folder."""
         return self.loaded.folder
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the teacher that teaches was adapted by an earlier stage."""
+        return any(stage == "adapt" for stage, _ in self.found)
+
+    def input(self, stage: str, subject: str) -> Path:
+        """Return the folder that an earlier stage made, after comparing its files with their manifest.
+
+        Raises:
+            IntegrityError: If a file is not what was committed.
+        """
+        folder = self.found[stage, subject]
+        check_inputs(folder)
+        return folder
 
     @contextmanager
     def timed(self, stage: str, subject: str) -> Iterator[None]:
@@ -83,33 +99,38 @@ class Context:
         self.skipped.append(f"{stage} {subject}")
 
 
-def stage_key(stage: str, part: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Address a stage's result: hash(stage version, its part of the recipe, digests of its inputs)."""
-    return value_digest({"stage": stage, "version": STAGE_VERSIONS[stage], "part": part, "inputs": dict(inputs)})
+def stage_key(stage: str, part: Mapping[str, Any], reads: Mapping[str, str]) -> str:
+    """Address a stage's result: hash(stage version, its part of the recipe, digests of what it reads)."""
+    return value_digest({"stage": stage, "version": STAGE_VERSIONS[stage], "part": part, "inputs": dict(reads)})
 
 
-def finished(folder: Path, key: str) -> Manifest | None:
-    """Return the manifest of ``folder`` if it was committed for exactly this key."""
-    manifest = read_manifest(folder)
-    return manifest if manifest is not None and manifest.fields.get("key") == key else None
+@dataclass(frozen=True)
+class Target:
+    """What a stage is to make: a folder, and the key under which it is finished."""
+
+    stage: str
+    subject: str
+    folder: Path
+    key: str
+    made_of: Mapping[str, Any]  # the settings and the digests behind the key
+    inputs: Mapping[str, str]  # stage and subject of every folder that it reads -> the folder's name
 
 
 @contextmanager
 def stage_artifact(
     context: Context,
-    folder: Path,
+    target: Target,
     *,
-    stage: str,
-    key: str,
     seconds: Mapping[str, float] | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Iterator[Path]:
     """Yield a folder to fill; commit it with its key, the manifest's further ``fields`` and a ``provenance.json``."""
     began, started = time.perf_counter(), now()
-    with new_artifact(folder, kind=stage, fields={"key": key, **(fields or {})}, point=stage) as temporary:
+    held = {"key": target.key, "made_of": dict(target.made_of), "inputs": dict(target.inputs), **(fields or {})}
+    with new_artifact(target.folder, kind=target.stage, fields=held, point=target.stage) as temporary:
         yield temporary
         timings = {"stage": time.perf_counter() - began, **(seconds or {})}
-        write_json(temporary / "provenance.json", provenance(context, key, started, timings))
+        write_json(temporary / "provenance.json", provenance(context, target.key, started, timings))
 
 
 def provenance(context: Context, key: str, started: str, seconds: Mapping[str, float]) -> dict[str, Any]:

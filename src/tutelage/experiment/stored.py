@@ -14,12 +14,9 @@ import numpy as np
 
 from tutelage.config import LoadedRecipe
 from tutelage.errors import DataError
-from tutelage.experiment.adapt import adapt_key, teacher_identity
-from tutelage.experiment.identity import Folders
-from tutelage.experiment.prepare import prepare_key
-from tutelage.experiment.stage import Context, finished
-from tutelage.experiment.teach import TRAINED_SPLITS, read_facts, splits_to_teach, teach_key
-from tutelage.store import Manifest
+from tutelage.experiment.nodes import open_graph
+from tutelage.experiment.stage import Context
+from tutelage.experiment.teach import TRAINED_SPLITS, splits_to_teach, taught_of
 
 HEX_PREFIX = re.compile(r"[0-9a-fA-F]{4,32}")  # shorter ones would be found by chance
 
@@ -51,7 +48,7 @@ class StoredTask:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the teach stage recorded; only of a task that was taught."""
-        return read_facts(self.context.folders.taught(self.name))
+        return taught_of(self.context, self.name).facts
 
     @property
     def root(self) -> Path:
@@ -71,19 +68,14 @@ class StoredTask:
 
 
 def recipe_context(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> Context:
-    """Return the recipe's context as its stages would see it, the adapted teacher included where there is one."""
-    recipe = loaded.recipe
-    context = Context(loaded, Folders(Path(recipe.workspace), recipe.name), show, command="")
-    if (key := _adapt_key(context)) is not None:
-        folder = context.folders.adapted(key)
-        context.adapted = folder if finished(folder, key) is not None else None
-    return context
+    """Return the recipe's context with every finished stage found, the adapted teacher included where there is one."""
+    return open_graph(loaded, show=show).context
 
 
 def unprepared_tasks(loaded: LoadedRecipe) -> list[str]:
     """List the tasks whose rows were not cut yet, or for other settings."""
     context = recipe_context(loaded, show=print)
-    return [task for task in context.recipe.tasks if _prepared(context, task) is None]
+    return [task for task in context.recipe.tasks if ("prepare", task) not in context.found]
 
 
 def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[StoredTask]:
@@ -97,7 +89,8 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
     from tutelage.models.load import load_config, load_tokenizer
 
     context = recipe_context(loaded, show=show)
-    if unprepared := unprepared_tasks(loaded):
+    unprepared = [task for task in context.recipe.tasks if ("prepare", task) not in context.found]
+    if unprepared:
         raise DataError(
             f"The rows of task {unprepared[0]!r} are not prepared for this recipe. Run `tutelage run {loaded.path} "
             "--until prepare`; `--until teach` asks the teacher too."
@@ -115,11 +108,7 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
 
 def task_fingerprint(context: Context, task: str) -> str | None:
     """Return the fingerprint of the teacher that taught a task's rows under these very settings, or None."""
-    folder, prepared = context.folders.taught(task), _prepared(context, task)
-    teacher = _teacher(context)
-    if prepared is None or teacher is None or finished(folder, teach_key(context, task, prepared, teacher)) is None:
-        return None
-    return read_facts(folder)["fingerprint"]
+    return taught_of(context, task).facts["fingerprint"] if ("teach", task) in context.found else None
 
 
 def require_fingerprints(context: Context) -> dict[str, str]:
@@ -172,24 +161,3 @@ def choose_rows(tasks: list[StoredTask], *, count: int, seed: int) -> list[tuple
 
 def _begins(found: FoundRow, prefix: str) -> bool:
     return found.row.teacher_key.hex().startswith(prefix.lower())
-
-
-def _prepared(context: Context, task: str) -> Manifest | None:
-    return finished(context.folders.prepared(task), prepare_key(context, task))
-
-
-def _teacher(context: Context) -> str | None:
-    """Identify the teacher as the teach stage does; None while its adaptation is not finished."""
-    if context.recipe.teacher.adapt is None:
-        return teacher_identity(context)
-    key = _adapt_key(context)
-    if key is None or context.adapted is None:
-        return None
-    manifest = finished(context.adapted, key)
-    return manifest.content_digest if manifest is not None else None
-
-
-def _adapt_key(context: Context) -> str | None:
-    """Address the adaptation; None where the recipe has none, or one of its tasks is not prepared."""
-    section = context.recipe.teacher.adapt
-    return adapt_key(context, {task: _prepared(context, task) for task in section.tasks}) if section else None

@@ -127,7 +127,7 @@ def view_task(
     """
     data = TaskData(
         context,
-        read_prepared(context.folders.prepared(task_name)),
+        read_prepared(context.input("prepare", task_name)),
         tokenizer,
         num_ids,
         end_of_turn_id(tokenizer, model_config),

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tutelage.errors import CapabilityError
-from tutelage.experiment.stage import Context, finished, stage_artifact, stage_key
+from tutelage.experiment.graph import Node, known
+from tutelage.experiment.origin import Origin, taught_source
+from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_kinds import limits, taught_part
 from tutelage.store import Manifest, read_manifest, write_json
 
@@ -28,7 +30,6 @@ class Taught:
     """What the stage left behind: how to find the cache, and what the teacher answered."""
 
     folder: Path
-    digest: str
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -89,50 +90,59 @@ def sequences_column_of(facts: Mapping[str, Any]) -> Any | None:
     return column_from_spec(facts["sequences"]["column"]) if "sequences" in facts else None
 
 
-def teach_key(context: Context, task_name: str, prepared: Manifest, teacher: str) -> str:
-    """Address the stage by the rows, the teacher and the signals."""
-    recipe = context.recipe
-    part = {
-        "signals": [signal.model_dump(mode="json") for signal in recipe.signals],
-        "dtype": recipe.teacher.dtype,
-        "device": recipe.teacher.device,
-        **limits(recipe.tasks[task_name]),
-        **taught_part(context, task_name),
-    }
-    return stage_key("teach", part, {"prepared": prepared.content_digest, "teacher": teacher})
-
-
-def teach_stage(context: Context, task_name: str, prepared: Manifest, teacher: str) -> Taught:
-    """Run the teacher over the task's rows, unless all of it is there.
+def teach_node(context: Context, task_name: str, prepared: Node, origin: Origin) -> Node:
+    """Return the stage that runs the teacher over a task's rows; its key holds the rows, the teacher, the signals.
 
     Args:
         context: The run.
         task_name: A key of ``tasks``.
         prepared: The task's rows.
-        teacher: Identity of the teacher's weights.
+        origin: The teacher that teaches.
     """
-    folder = context.folders.taught(task_name)
-    key = teach_key(context, task_name, prepared, teacher)
-    manifest = finished(folder, key)
-    lost = first_lost(context, manifest) if manifest is not None else None
-    if lost is not None:
-        context.show(f"teach {task_name}: {lost} is gone from the cache; its rows are taught again")
-    if manifest is not None and lost is None:
-        context.skip("teach", task_name)
-    else:
-        with context.timed("teach", task_name):
-            _make(context, task_name, folder, key)
-        manifest = finished(folder, key)
-    assert manifest is not None, "a stage that was just committed is finished"
-    return Taught(folder, manifest.content_digest)
+    recipe = context.recipe
+    signals = [signal.model_dump(mode="json") for signal in recipe.signals]
+    return Node(
+        context,
+        "teach",
+        name=lambda: task_name,
+        needs=(prepared, *origin.needs),
+        part=lambda: {
+            "signals": signals,
+            "dtype": recipe.teacher.dtype,
+            "device": recipe.teacher.device,
+            **limits(recipe.tasks[task_name]),
+            **taught_part(context, task_name),
+        },
+        reads=lambda: known({"prepared": prepared.digest(), "teacher": origin.digest()}),
+        place=lambda key: context.folders.stage("teach", task_name, key),
+        make=lambda target: _make(context, task_name, target),
+        note=", ".join(signal.kind for signal in recipe.signals),
+        gone=lambda manifest: first_lost(context, manifest),
+        mend=lambda: delete_damaged_shards(context, task_name),
+    )
 
 
-def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
+def delete_damaged_shards(context: Context, task_name: str) -> list[Path]:
+    """Delete what is damaged in the cache of a finished stage, so that the stage makes it again."""
+    from tutelage.cache import verify_cache
+    from tutelage.cache.repair import delete_shards
+
+    if ("teach", task_name) not in context.found:
+        return []
+    root, fingerprint = context.folders.cache, taught_of(context, task_name).facts["fingerprint"]
+    return delete_shards(root, fingerprint, verify_cache(root, fingerprint))
+
+
+def taught_of(context: Context, task_name: str) -> Taught:
+    """Return what the finished stage left behind for a task, compared with its manifest."""
+    return Taught(context.input("teach", task_name))
+
+
+def _make(context: Context, task_name: str, target: Target) -> None:
     from tutelage.build import teacher_compute
     from tutelage.data import sample_rows_text
     from tutelage.experiment.checklist import show_checklist
     from tutelage.experiment.layers import check_layers
-    from tutelage.experiment.origin import taught_source
     from tutelage.experiment.task_data import open_task
     from tutelage.models.load import load_model, load_tokenizer
 
@@ -154,12 +164,28 @@ def _make(context: Context, task_name: str, folder: Path, key: str) -> None:
     facts, seconds = _teach(context, lesson, rows)
     facts["shortened"] = {name: each.num_shortened for name, each in made.items()}
     facts["left_out"] = {name: dict(each.left_out) for name, each in made.items() if each.left_out}
-    fields = {"shards": shards_of(context, facts)}
-    with stage_artifact(
-        context, folder, stage="teach", key=key, seconds={"teach": seconds}, fields=fields
-    ) as temporary:
+    fields = {"shards": shards_of(context, facts), "read": read_by_runs(facts)}
+    with stage_artifact(context, target, seconds={"teach": seconds}, fields=fields) as temporary:
         data.kind.save_teacher_answers(context, lesson, rows, facts["fingerprint"], temporary)
         write_json(temporary / FACTS_FILE, facts)
+
+
+def read_by_runs(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List what runs may read, for their keys: kind, temperature of draws, digest."""
+    columns = [(column, facts["digests"][column.name]) for column in signal_columns_of(facts)]
+    read = [
+        {
+            "kind": column.kind,
+            "name": column.name,
+            "temperature": getattr(column, "temperature", None),
+            "digest": digest,
+        }
+        for column, digest in columns
+    ]
+    if "sequences" in facts:
+        digest = facts["sequences"]["digest"]
+        read.append({"kind": "sequences", "name": "sequences", "temperature": None, "digest": digest})
+    return read
 
 
 def shards_of(context: Context, facts: Mapping[str, Any]) -> list[str]:
@@ -227,7 +253,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
     from tutelage.build import signal_columns
     from tutelage.data import teacher_row
     from tutelage.experiment.sequences import sequence_facts
-    from tutelage.models.device import describe_device
+    from tutelage.models.device import describe_device, identity_of
     from tutelage.models.fingerprint import model_fingerprint
     from tutelage.models.load import local_folder
     from tutelage.teacher import teach
@@ -236,7 +262,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
     source, compute = lesson.source, describe_device(lesson.device, lesson.dtype)
     columns = signal_columns(lesson.model, context.recipe.signals, class_token_ids=lesson.class_ids)
     fingerprint = model_fingerprint(
-        local_folder(source), dtype=lesson.dtype, extra=compute, gguf_file=source.gguf_file
+        local_folder(source), dtype=lesson.dtype, extra=identity_of(compute), gguf_file=source.gguf_file
     )  # fmt: skip
     with stop_signals() as stop:
         report = teach(

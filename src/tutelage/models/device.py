@@ -4,6 +4,7 @@ In: ``auto`` or what the user asked for. Out: a ``torch.device``, a ``torch.dtyp
 """
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def cpuinfo_flags(path: Path) -> frozenset[str]:
 def describe_device(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Return what the numbers depend on besides weights and inputs, as plain JSON values.
 
-    Threads count: they change the order of sums, so they are part of a teacher's identity. The
-    host's name is not in it.
+    The host's name is not in it. What of it identifies a teacher's cache: :func:`identity_of`.
     """
     described = {
         "device": device.type,
@@ -96,6 +96,15 @@ def describe_device(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         described |= {"name": platform.machine(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
         described["bf16_units"] = has_bf16_units(device)
     return described
+
+
+def identity_of(compute: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of :func:`describe_device` belongs to the identity of a teacher's cache.
+
+    Another number of threads or another release of torch moves sums by less than another batch does, and a cache mixes
+    batches anyway: both are recorded and neither makes the teacher read its rows again.
+    """
+    return {name: value for name, value in compute.items() if name not in ("threads", "torch")}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -4,7 +4,7 @@ In: the folder of an experiment. Out: ``<experiment>/report/`` and a table for t
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,6 @@ def build_report(
     question: str,
     command: str,
     runs: Sequence[Path] | None = None,
-    run_ids: Collection[str] | None = None,
     search_folder: Path | None = None,
     to: Path | None = None,
 ) -> Built:
@@ -63,7 +62,6 @@ def build_report(
         question: What the experiment asks, shown above the answer; empty: what the runs' recipe asks.
         command: How to make this report again; shown with every table and figure.
         runs: The folders of exactly these runs, trials among them; default all finished ones.
-        run_ids: Of all finished runs only those with these ids.
         search_folder: Another experiment, whose trials chose the settings of this one.
         to: Where ``report/`` is written; default the experiment's own folder. One that cannot be written to is no
             error: the table is returned without a page.
@@ -73,7 +71,7 @@ def build_report(
         IntegrityError: If a run's file is damaged.
         DiskError: If the disk is full; an older report stays.
     """
-    experiment = collect(experiment_folder, runs=runs, run_ids=run_ids, search_folder=search_folder)
+    experiment = collect(experiment_folder, runs=runs, search_folder=search_folder)
     question = question or _recorded_question(experiment)
     folder = (to or experiment_folder) / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)

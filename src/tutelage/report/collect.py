@@ -7,7 +7,7 @@ Out: an :class:`Experiment`. A folder without a valid manifest does not exist; a
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,6 @@ def collect(
     experiment_folder: Path,
     *,
     runs: Sequence[Path] | None = None,
-    run_ids: Collection[str] | None = None,
     search_folder: Path | None = None,
 ) -> Experiment:
     """Read the finished runs of an experiment.
@@ -109,7 +108,6 @@ def collect(
     Args:
         experiment_folder: Holds one folder per run.
         runs: The folders of exactly these runs, trials among them; default all in ``experiment_folder``.
-        run_ids: Of all that are there only those with these ids.
         search_folder: Another experiment, whose trials chose the settings of this one.
 
     Raises:
@@ -117,7 +115,7 @@ def collect(
         IntegrityError: If a file differs from its manifest, a run in ``runs`` is not finished, or items differ from
             the run's own metrics.
     """
-    found = _read_all(experiment_folder, run_ids) if runs is None else _read_named(runs)
+    found = _read_all(experiment_folder) if runs is None else _read_named(runs)
     reported = tuple(run for run in found if run.role != "trial")
     if not reported:
         raise DataError(
@@ -125,7 +123,7 @@ def collect(
             "`tutelage run RECIPE`."
         )
     _refuse_duplicates(reported)
-    searched = _read_all(search_folder, None) if search_folder is not None else []
+    searched = _read_all(search_folder) if search_folder is not None else []
     trials = tuple(run for run in (*searched, *found) if run.role == "trial")
     if search_folder is not None and not any(run.role == "trial" for run in searched):
         raise DataError(
@@ -135,12 +133,12 @@ def collect(
     return Experiment(experiment_folder.name, reported, trials)
 
 
-def _read_all(experiment_folder: Path, run_ids: Collection[str] | None) -> list[Run]:
+def _read_all(experiment_folder: Path) -> list[Run]:
     """Read every folder with a valid manifest; others, as a run that was stopped left them, do not exist."""
     folders = [path.parent for path in experiment_folder.glob(f"*/{RUN_FILE}") if ".tmp." not in path.parent.name]
     manifests = [(folder, read_manifest(folder)) for folder in sorted(folders)]
     found = [_read_run(folder, manifest) for folder, manifest in manifests if manifest is not None]
-    return _in_order(run for run in found if run_ids is None or run.run_id in run_ids)
+    return _in_order(found)
 
 
 def _read_named(folders: Sequence[Path]) -> list[Run]:

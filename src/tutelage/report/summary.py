@@ -48,7 +48,7 @@ def summarise(experiment: Experiment, *, question: str, command: str) -> dict[st
 
 
 def _name_run(run: Run) -> dict[str, Any]:
-    command = run.record.get("command") or run.provenance.get("command")
+    command = run.provenance.get("command") or run.provenance.get("command")
     return {"run_id": run.run_id, "command": command, "content_digest": run.content_digest}
 
 

@@ -4,7 +4,6 @@ In: bytes, or a function that fills a folder. Out: a file or a folder with ``MAN
 """
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from tutelage.errors import IntegrityError
 from tutelage.store.crash import crash_point
+from tutelage.store.digest import file_digests
 from tutelage.store.disk import disk_errors, make_folder, remove, sync_folder
 from tutelage.store.manifest import MANIFEST, Manifest, content_digest, manifest_text, to_json
 from tutelage.store.temporaries import temporary_name
@@ -102,8 +102,8 @@ def _seal(temporary: Path, kind: str, format_version: int, fields: dict[str, Any
             with entry.open("rb") as stream:
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            files[name] = {"bytes": entry.stat().st_size, "sha256": digest}
+                digests = file_digests(stream)
+            files[name] = {"bytes": entry.stat().st_size, **digests}
             crash_point(f"{point}.after_file_fsync")
     crash_point(f"{point}.before_manifest")
     manifest = Manifest(kind, format_version, files, content_digest(files), fields)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import xxhash
+
 from tutelage.errors import IntegrityError
 from tutelage.store.secrets import without_tokens
 
@@ -54,7 +56,11 @@ def manifest_text(manifest: Manifest) -> str:
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:
     """Hash names, sizes and SHA-256 of the files; times and host (``provenance.json``) are left out."""
-    content = {name: entry for name, entry in files.items() if PurePosixPath(name).name not in NOT_CONTENT}
+    content = {
+        name: {part: entry[part] for part in ("bytes", "sha256")}
+        for name, entry in files.items()
+        if PurePosixPath(name).name not in NOT_CONTENT
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,25 +73,58 @@ def read_manifest(path: Path) -> Manifest | None:
     return found if isinstance(found, Manifest) else None
 
 
-def verify_artifact(path: Path) -> Manifest:
-    """Read every file of an artifact and compare it with its manifest.
+def damage_of(path: Path) -> str | None:
+    """Say what is wrong with a folder that was committed once; None when its manifest is valid or there is none.
+
+    A folder without ``MANIFEST.json`` was never finished, which is no damage.
+    """
+    found = _inspect(path)
+    return None if isinstance(found, Manifest) or not (path / MANIFEST).exists() else found
+
+
+def require_manifest(path: Path) -> Manifest:
+    """Return the manifest of an artifact.
 
     Raises:
-        IntegrityError: If there is no valid manifest, or a file differs from it.
+        IntegrityError: If there is no valid one, or a file has another size.
     """
     manifest = _inspect(path)
     if not isinstance(manifest, Manifest):
         raise IntegrityError(
             f"{path} is no finished artifact: {manifest}. It was interrupted, or changed. Delete it and run again."
         )
-    for name, entry in manifest.files.items():
-        found = _sha256(path / name)
-        if found != entry["sha256"]:
-            raise IntegrityError(
-                f"{path / name} is damaged: SHA-256 {found[:12]}..., its manifest says {entry['sha256'][:12]}... "
-                f"Delete {path} and run again; only this part is made anew."
-            )
     return manifest
+
+
+def verify_artifact(path: Path) -> Manifest:
+    """Read every file of an artifact and compare its SHA-256 with the manifest.
+
+    Raises:
+        IntegrityError: If there is no valid manifest, or a file differs from it.
+    """
+    manifest = require_manifest(path)
+    for name in manifest.files:
+        compare_file(path, name, manifest)
+    return manifest
+
+
+def compare_file(path: Path, name: str, manifest: Manifest, *, quick: bool = False) -> None:
+    """Compare one file of an artifact with its manifest; ``quick`` reads XXH3 where the manifest holds it.
+
+    XXH3 finds every accident at ten times the speed of SHA-256; only a forger could meet it.
+
+    Raises:
+        IntegrityError: If the file differs.
+    """
+    entry = manifest.files[name]
+    kind = "xxh3" if quick and "xxh3" in entry else "sha256"
+    found = _digest(path / name, kind)
+    if found != entry[kind]:
+        raise IntegrityError(
+            f"{path / name} is damaged: {kind.upper()} {found[:12]}..., its manifest says {entry[kind][:12]}... "
+            f"It was made by the stage {manifest.kind}; run the recipe again, which sets {path.name} aside and makes "
+            "it anew, or delete that folder."
+        )
 
 
 def _inspect(path: Path) -> Manifest | str:
@@ -121,10 +160,10 @@ def _file_bytes(folder: Path, name: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     try:
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            return hashlib.file_digest(stream, xxhash.xxh3_128 if kind == "xxh3" else kind).hexdigest()  # pyright: ignore[reportArgumentType]
     except PermissionError:
         raise
     except OSError as error:

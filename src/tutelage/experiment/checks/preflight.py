@@ -17,9 +17,11 @@ from tutelage.experiment.stage import Context
 
 def models_are_readable(look: Look) -> Iterator[Finding]:
     """Read the configuration and the tokenizer of every model; what cannot be read is in ``look.failures``."""
-    look.teacher_config(), look.teacher_tokenizer()
+    look.teacher_config()
+    look.teacher_tokenizer()
     for student in look.recipe.students:
-        look.student_config(student), look.student_tokenizer(student)
+        look.student_config(student)
+        look.student_tokenizer(student)
     yield from ()
 
 

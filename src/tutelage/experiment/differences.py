@@ -1,0 +1,76 @@
+"""Why a stage is not finished although something of its name is there: which settings and inputs are others.
+
+In: what is to be made, the manifests beside it. Out: one line such as ``learning_rate 0.001 -> 0.002``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tutelage.experiment.identity import KEY_DIGITS
+from tutelage.experiment.stage import Target
+from tutelage.store import Manifest, read_manifest
+
+MAX_SHOWN = 4  # differences in one line
+READS = {  # what a digest stands for, in words
+    "prepared": "other rows",
+    "teacher": "another teacher",
+    "layers": "other layers",
+    "files": "other files",
+    "student": "another student model",
+}
+
+
+def differences(target: Target) -> str:
+    """Say what differs from the nearest finished result of the same name; empty when there is none."""
+    others = []
+    alike = target.folder.name.replace(target.key, "*").replace(target.key[:KEY_DIGITS], "*")
+    for folder in target.folder.parent.glob(alike):
+        manifest = read_manifest(folder)
+        if manifest is not None and folder != target.folder and "made_of" in manifest.fields:
+            others.append((changes(manifest.fields["made_of"], target.made_of), folder.name))
+    return shown(min(others, key=lambda other: (len(other[0]), other[1]))[0]) if others else ""
+
+
+def made_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the settings and inputs behind an artifact; empty for one of an earlier version."""
+    return manifest.fields.get("made_of", {})
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List what differs between two results: settings as ``path old -> new``, then inputs in words."""
+    before, after = flat(old.get("settings", {})), flat(new.get("settings", {}))
+    found = [
+        f"{path} {_value(before, path)} -> {_value(after, path)}"
+        for path in dict.fromkeys((*before, *after))
+        if before.get(path, _ABSENT) != after.get(path, _ABSENT)
+    ]
+    read_before, read_after = old.get("reads", {}), new.get("reads", {})
+    names = [
+        name for name in dict.fromkeys((*read_before, *read_after)) if read_before.get(name) != read_after.get(name)
+    ]
+    return found + list(dict.fromkeys(READS.get(name, f"another {name}") for name in names))
+
+
+def shown(found: list[str]) -> str:
+    """Put the first differences on one line."""
+    more = f", and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+    return ", ".join(found[:MAX_SHOWN]) + more
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Lay nested settings flat: ``{"train": {"max_steps": 3}}`` is ``{"train.max_steps": 3}``."""
+    laid: dict[str, Any] = {}
+    for name, value in values.items():
+        laid |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {f"{prefix}{name}": value}
+    return laid
+
+
+_ABSENT = object()
+
+
+def _value(values: Mapping[str, Any], path: str) -> str:
+    if path not in values:
+        return "(none)"
+    value = values[path]
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
