@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_experiment import RECIPE, run_tiny, write_experiment
+from tiny_experiment import RECIPE, at, run_tiny, write_experiment
 from typer.testing import CliRunner, Result
 
 from tutelage.cli.app import app
@@ -183,7 +183,7 @@ def test_verify_lists_what_is_damaged_and_exits_3(copied: Path):
 def test_repair_teaches_again_what_was_damaged_and_nothing_else(copied: Path):
     runs = copied.parent / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("payload.bin")}
-    stage = (runs / "tiny" / "teach" / "sentiment" / "MANIFEST.json").read_text()
+    stage = (at(runs / "tiny", "teach/sentiment") / "MANIFEST.json").read_text()
     folder = damage(runs)
     result = cli("cache", "verify", "--repair", "tiny.yaml")
     assert result.exit_code == 0, result.output
@@ -191,7 +191,7 @@ def test_repair_teaches_again_what_was_damaged_and_nothing_else(copied: Path):
     assert cli("cache", "verify", "tiny.yaml").exit_code == 0
     after = {path: path.stat().st_mtime_ns for path in runs.rglob("payload.bin")}
     assert [path.parent for path in before if after[path] != before[path]] == [folder]
-    again = json.loads((runs / "tiny" / "teach" / "sentiment" / "MANIFEST.json").read_text())
+    again = json.loads((at(runs / "tiny", "teach/sentiment") / "MANIFEST.json").read_text())
     assert again["content_digest"] == json.loads(stage)["content_digest"]  # what was trained on it stays finished
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_experiment import RECIPE, run_tiny, write_experiment
+from tiny_experiment import RECIPE, at, run_tiny, write_experiment
 from typer.testing import CliRunner, Result
 
 from tutelage.cache.sequences import Answer, SequencesColumn
@@ -50,7 +50,7 @@ def inspected(row: object = 0) -> dict:
 
 
 def test_class_scores_are_those_of_the_teach_stage(at_home: None):
-    expected = np.load("runs/tiny/teach/sentiment/scores_train.npy")
+    expected = np.load(at(Path("runs/tiny"), "teach/sentiment") / "scores_train.npy")
     for number in (0, 7):
         scores = inspected(number)["class_scores"]
         assert scores["column"].startswith("class_scores-c2-")

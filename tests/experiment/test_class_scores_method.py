@@ -15,11 +15,11 @@ def test_a_method_may_learn_from_the_label_words_alone(tmp_path):
     done = run_tiny(write_experiment(tmp_path, recipe=changed), "seeds.report=[1]", until="train")
     (record,) = [run.record for run in list_runs(done.root.parent) if run.run_id.startswith("KD1_")]
     assert record["metrics"]["test"]["n"] == 32
-    lines = (done.root / record["run_id"] / "metrics.jsonl").read_text().splitlines()
+    lines = (done.at(record["run_id"]) / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["parts"]["jsd"] > 0 for line in lines)
 
 
 def test_a_signal_that_was_not_stored_is_named_with_the_remedy(tmp_path):
     (tmp_path / FACTS_FILE).write_text('{"columns": [{"kind": "final_hidden", "width": 8, "dtype": "fp32"}]}')
     with pytest.raises(CapabilityError, match=r"stored final_hidden, not class_scores.*one token each"):
-        Taught(tmp_path, "").column("class_scores")
+        Taught(tmp_path).column("class_scores")

@@ -6,15 +6,14 @@ import pytest
 from safetensors.torch import load_file
 from tiny_experiment import Finished, recipe_with, run_tiny, write_experiment
 
-from tutelage.config import load_recipe
-from tutelage.errors import AlignmentError
+from tutelage.config import RecipeError, load_recipe
 from tutelage.experiment import list_runs, plan_recipe
 
 SIGNALS = "signals: [{kind: final_hidden}, {kind: hidden, layers: [1, 2, 4], token_subset_ratio: 0.5}]"
 
 
 def steps_of(finished: Finished, run_id: str) -> list[dict]:
-    return [json.loads(line) for line in (finished.root / run_id / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (finished.at(run_id) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("arm", ["KD3", "KD3-permuted"])
@@ -45,7 +44,7 @@ def test_every_run_is_scored_and_says_what_it_read(state_methods: Finished):
 
 
 def test_projectors_stay_behind(state_methods: Finished):
-    names = load_file(state_methods.root / "KD3_sentiment_S1_l0.5_seed1" / "checkpoint" / "model.safetensors").keys()
+    names = load_file(state_methods.at("KD3_sentiment_S1_l0.5_seed1") / "checkpoint" / "model.safetensors").keys()
     assert names
     assert all(name.startswith("model.") for name in names), "the student's own weights; its head is tied"
 
@@ -58,8 +57,8 @@ def test_the_layers_are_shown(state_methods: Finished):
 def test_a_layer_that_is_not_kept_is_refused_before_the_teacher_runs(tmp_path):
     methods = "  KD3: {kind: feature, layer_map: even}\n"
     recipe = write_experiment(tmp_path, recipe=recipe_with(methods, SIGNALS.replace("1, 2, 4", "1, 4")))
-    with pytest.raises(AlignmentError, match=r"methods\.KD3, student S1: .*'even'.* 2 cannot be had"):
+    with pytest.raises(RecipeError, match=r"methods\.KD3: student S1: .*'even'.* 2 cannot be had"):
         run_tiny(recipe, "seeds.report=[1]", until="train")
-    assert not (tmp_path / "runs" / "tiny" / "teach" / "sentiment").exists()
-    with pytest.raises(AlignmentError, match=r"methods\.KD3, student S1"):
+    assert not (tmp_path / "runs" / "tiny" / "teach").exists()
+    with pytest.raises(RecipeError, match=r"methods\.KD3: student S1"):
         plan_recipe(load_recipe(recipe, environment={}))

@@ -94,7 +94,7 @@ def test_a_signal_saves_and_exits_75_and_the_next_run_goes_on(
 def test_the_audit_log_names_every_stage_that_ran(finished: Finished):
     events = [json.loads(line) for line in (finished.root / "audit.jsonl").read_text().splitlines()]
     ended = {event["stage"] for event in events if event["event"] == "end"}
-    assert ended == {"prepare", "adapt", "teach", "shrink", "train", "report"}
+    assert ended == {"prepare", "adapt", "teach", "shrink", "score", "train", "report"}
     assert events[0]["event"] == "run"
 
 

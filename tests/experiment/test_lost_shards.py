@@ -19,7 +19,7 @@ def column_folders(root: Path, kind: str) -> list[Path]:
 def test_what_the_cache_lost_is_taught_again_and_nothing_else_changes(lost: str, tmp_path: Path) -> None:
     recipe = write_experiment(tmp_path)
     done = run_tiny(recipe, "seeds.report=[1]", until="teach")
-    before = read_manifest(done.root / "teach" / "sentiment")
+    before = read_manifest(done.at("teach/sentiment"))
     assert before is not None
     names = [tmp_path / "runs" / "cache" / name for name in before.fields["shards"]]
     assert all(read_manifest(path) is not None for path in names)
@@ -29,7 +29,7 @@ def test_what_the_cache_lost_is_taught_again_and_nothing_else_changes(lost: str,
     gone = {"a shard": shard, "a column": column, "the head": head, "everything": column.parent}[lost]
     shutil.rmtree(gone)
     finished = run_tiny(recipe, "seeds.report=[1]", until="train")
-    after = read_manifest(done.root / "teach" / "sentiment")
+    after = read_manifest(done.at("teach/sentiment"))
     assert after is not None
     assert after.content_digest == before.content_digest
     assert after.fields == before.fields

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reading_experiment import BOTH, write_reading_experiment
 from ruamel.yaml import YAML
-from tiny_experiment import run_tiny, write_reviews
+from tiny_experiment import at, run_tiny, write_reviews
 from transformers import LlamaModel
 
 PUBLISHED = YAML(typ="safe").load((Path(__file__).parents[2] / "recipes" / "methods.yaml").read_text())
@@ -30,7 +30,7 @@ class Passes:
     root: Path
 
     def facts(self, task: str) -> dict:
-        return json.loads((self.root / "teach" / task / "teach.json").read_text())
+        return json.loads((at(self.root, f"teach/{task}") / "teach.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_teachers_body_runs_in_the_teach_stage_only(passes):
 
 
 def test_every_published_method_was_trained_on_both_tasks(passes):
-    runs = [path.parent.name for path in passes.root.glob("*_seed1/run.json")]
+    runs = [path.parent.name for path in passes.root.glob("*_seed1.*/run.json")]
     for method in PUBLISHED["methods"]:
         for task in ("sentiment", "squad"):
             assert any(run.startswith(f"{method}_{task}_") for run in runs), (method, task)

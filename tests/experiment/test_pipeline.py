@@ -18,7 +18,7 @@ ARMS = ("B0", "PSEUDO", "KD1", "KD1-permuted")
 
 
 def record(finished: Finished, run_id: str) -> dict:
-    return json.loads((finished.root / run_id / "run.json").read_text())
+    return json.loads((finished.at(run_id) / "run.json").read_text())
 
 
 def reported_id(arm: str, seed: int) -> str:
@@ -41,14 +41,14 @@ def test_every_arm_runs_on_every_report_seed_and_the_control_on_the_first_all_sc
 def test_the_student_is_smaller_than_the_teacher_and_says_which_layers_it_kept(finished: Finished):
     run = record(finished, "B0_sentiment_S1_seed1")
     assert run["parameters"] < run["teacher_parameters"]
-    layers = json.loads((finished.root / "shrink" / "S1" / "layers.json").read_text())
+    layers = json.loads((finished.at("shrink/S1") / "layers.json").read_text())
     assert len(layers["kept"]) == 2
     assert layers["of"] == 4
     assert len(layers["influence"]) == 4
 
 
 def test_adaptation_validation_and_test_rows_are_disjoint_from_the_distillation_rows(finished: Finished):
-    splits = read_prepared(finished.root / "prepare" / "sentiment").splits
+    splits = read_prepared(finished.at("prepare/sentiment")).splits
     clusters = {name: {example.cluster_key for example in rows} for name, rows in splits.items()}
     for name in ("adapt", "validation", "test"):
         assert clusters[name]
@@ -81,8 +81,8 @@ def test_a_changed_setting_makes_only_the_runs_that_it_touches(tmp_path):
 
 
 def test_the_teacher_runs_over_each_row_once(finished: Finished):
-    facts = json.loads((finished.root / "teach" / "sentiment" / "teach.json").read_text())
-    splits = read_prepared(finished.root / "prepare" / "sentiment").splits
+    facts = json.loads((finished.at("teach/sentiment") / "teach.json").read_text())
+    splits = read_prepared(finished.at("prepare/sentiment")).splits
     assert facts["num_rows"] <= sum(len(rows) for rows in splits.values())
     column = find_column(finished.root.parent / "cache", facts["fingerprint"], kind="final_hidden")
     reader = CacheReader(finished.root.parent / "cache", facts["fingerprint"], column)
@@ -98,12 +98,12 @@ def test_pseudo_labels_are_the_labels_that_the_teacher_finds_most_likely(tmp_pat
 
     monkeypatch.setattr("tutelage.experiment.arm.train", spy)
     done = run_tiny(write_experiment(tmp_path), "seeds.report=[1]", until="train")
-    taught = Taught(done.root / "teach" / "sentiment", "")
+    taught = Taught(done.at("teach/sentiment"))
     scores = next(spec for spec in taught.facts["columns"] if spec["kind"] == "class_scores")
     answers = {arm: [int(row.ids[row.target_mask][0]) for row in rows] for arm, rows in trained.items()}
     likely = np.array(scores["class_token_ids"])[taught.class_scores("train").argmax(axis=1)]
     assert answers["PSEUDO"] == likely.tolist()
-    gold = [example.gold for example in read_prepared(done.root / "prepare" / "sentiment").splits["train"]]
+    gold = [example.gold for example in read_prepared(done.at("prepare/sentiment")).splits["train"]]
     assert answers["B0"] == np.array(scores["class_token_ids"])[gold].tolist()
     assert answers["PSEUDO"] != answers["B0"], "a teacher that is always right would prove nothing"
 

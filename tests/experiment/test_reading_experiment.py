@@ -57,14 +57,14 @@ def finished(done) -> Finished:
 
 
 def items_of(finished: Finished, run_id: str):
-    return read_answer_items(finished.root / run_id / "items.parquet")
+    return read_answer_items(finished.at(run_id) / "items.parquet")
 
 
 def test_baseline_pseudo_labels_and_distillation_run_and_are_scored_on_the_same_questions(finished):
     runs = {run.run_id: run.record for run in list_runs(finished.root.parent)}
     assert set(runs) == {"teacher_squad", "untouched_squad_S1", *TRAINED}
     keys = {items_of(finished, run_id).item_keys for run_id in runs}
-    assert keys == {tuple(each.item_key for each in read_prepared(finished.root / "prepare/squad").splits["test"])}
+    assert keys == {tuple(each.item_key for each in read_prepared(finished.at("prepare/squad")).splits["test"])}
     assert {run["metrics"]["test"]["n"] for run in runs.values()} == {30}
     assert {run["primary_metric"] for run in runs.values()} == {"f1"}
 
@@ -93,7 +93,7 @@ def test_the_metrics_of_a_run_are_those_of_its_items(finished):
 
 
 def test_the_weights_with_the_best_validation_f1_are_kept(finished):
-    lines = (finished.root / B0 / "evaluations.jsonl").read_text().splitlines()
+    lines = (finished.at(B0) / "evaluations.jsonl").read_text().splitlines()
     scores = [json.loads(line)["f1"] for line in lines]
     assert finished.record(B0)["metrics"]["validation"] == {"f1": max(scores)}
 
@@ -101,8 +101,8 @@ def test_the_weights_with_the_best_validation_f1_are_kept(finished):
 def test_gold_rows_hold_gold_answers_and_pseudo_rows_what_the_teacher_wrote(done):
     finished, spy = done
     tokenizer = open_stored(load_recipe(finished.recipe, environment={}), show=print)[0].tokenizer
-    questions = read_prepared(finished.root / "prepare" / "squad").splits["train"]
-    taught = read_answer_items(finished.root / "teach" / "squad" / "answers_train.parquet")
+    questions = read_prepared(finished.at("prepare/squad")).splits["train"]
+    taught = read_answer_items(finished.at("teach/squad") / "answers_train.parquet")
     learnt = {
         arm: {row.item_key: tokenizer.decode(row.ids[row.target_mask]) for row in rows}
         for arm, rows in spy.rows.items()
@@ -117,10 +117,10 @@ def test_gold_rows_hold_gold_answers_and_pseudo_rows_what_the_teacher_wrote(done
 
 def test_a_pseudo_label_that_was_cut_has_no_end_to_learn(finished, tmp_path):
     stored = open_stored(load_recipe(finished.recipe, environment={}), show=print)[0]
-    answers = read_answer_items(finished.root / "teach" / "squad" / "answers_train.parquet")
+    answers = read_answer_items(finished.at("teach/squad") / "answers_train.parquet")
     is_cut = np.arange(len(answers.cut_B)) % 2 == 0
     write_answer_items(tmp_path / "answers_train.parquet", replace(answers, cut_B=is_cut))
-    rows = stored.data.pseudo_rows(Taught(tmp_path, "digest"))
+    rows = stored.data.pseudo_rows(Taught(tmp_path))
     ended = [stored.tokenizer.decode(row.ids).endswith("<end>") for row in rows]
     assert ended == (~is_cut).tolist()
 
@@ -160,7 +160,7 @@ def test_another_way_to_read_long_contexts_asks_the_teacher_anew_and_keeps_rows_
     assert items_of(second, "teacher_squad").num_windows_B.min() > 1
     made = {line.split()[0] for line in second.lines if line.startswith(("prepare", "adapt", "teach ", "train"))}
     assert made == {"teach", "train"}
-    facts = json.loads((second.root / "teach" / "squad" / "teach.json").read_text())
+    facts = json.loads((second.at("teach/squad") / "teach.json").read_text())
     assert facts["shortened"]["train"] == 48
 
 
@@ -190,7 +190,7 @@ def test_one_adapter_learns_several_tasks_on_rows_of_each_that_no_student_gets(t
     write_reviews(tmp_path / "reviews.jsonl", count=80)
     several = ("teacher.adapt.task=[squad, sentiment]", "teacher.adapt.rows=12")
     first = run_tiny(recipe, *several, until="adapt")
-    splits = {name: read_prepared(first.root / "prepare" / name).splits for name in ("squad", "sentiment")}
+    splits = {name: read_prepared(first.at(f"prepare/{name}")).splits for name in ("squad", "sentiment")}
     assert [len(each["adapt"]) for each in splits.values()] == [12, 12]
     assert any("4 steps on 24 rows of their own" in line for line in first.lines)
     for each in splits.values():

@@ -5,14 +5,14 @@ import json
 import pytest
 from tiny_experiment import Finished, recipe_with, run_tiny, write_experiment
 
-from tutelage.errors import AlignmentError
+from tutelage.config import RecipeError
 from tutelage.experiment import list_runs
 
 SIGNALS = "signals: [{kind: final_hidden}, {kind: pooled, layers: [1, 4]}]"
 
 
 def steps_of(finished: Finished, run_id: str) -> list[dict]:
-    return [json.loads(line) for line in (finished.root / run_id / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (finished.at(run_id) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("arm", ["REL", "REL-permuted"])
@@ -43,6 +43,6 @@ def test_every_run_is_scored_and_says_what_it_read(state_methods: Finished):
 
 def test_a_layer_that_the_student_lacks_is_refused_before_the_teacher_runs(tmp_path):
     methods = "  REL: {kind: relation, student_layer: 3, group_rows: 4}\n"
-    with pytest.raises(AlignmentError, match=r"methods\.REL, student S1: student layer 3 .* has 2 decoder layers"):
+    with pytest.raises(RecipeError, match=r"methods\.REL: student S1: student layer 3 .* has 2 decoder layers"):
         run_tiny(write_experiment(tmp_path, recipe=recipe_with(methods, SIGNALS)), until="train")
-    assert not (tmp_path / "runs" / "tiny" / "teach" / "sentiment").exists()
+    assert not (tmp_path / "runs" / "tiny" / "teach").exists()

@@ -78,7 +78,7 @@ def read(tmp_path_factory):
 def answers_of(finished: Finished, task: str) -> dict[str, list]:
     """What lies in the cache, by item."""
     stored = opened(finished)
-    found = stored_answers(stored.data, Taught(finished.root / "teach" / task, ""))
+    found = stored_answers(stored.data, Taught(finished.at(f"teach/{task}")))
     return {
         example.item_key: samples for example, samples in zip(stored.data.prepared.splits["train"], found, strict=True)
     }
@@ -124,7 +124,7 @@ def test_half_of_the_questions_learn_what_the_teacher_wrote_and_the_others_gold(
 
 def test_the_same_run_made_again_has_the_same_content_and_the_same_command_skips_it(read):
     finished, _ = read
-    folder = finished.root / "KD2_squad_S1_l0.5_seed1"
+    folder = finished.at("KD2_squad_S1_l0.5_seed1")
     before = read_manifest(folder)
     assert run_tiny(finished.recipe, until="train").outcome.skipped == 8
     folder.rename(finished.recipe.parent / "aside")

@@ -22,14 +22,14 @@ def with_answers(folder: Path, settings: str) -> Path:
 
 
 def facts(run: Finished) -> dict:
-    return json.loads((run.root / "teach" / "sentiment" / "teach.json").read_text(encoding="utf-8"))
+    return json.loads((run.at("teach/sentiment") / "teach.json").read_text(encoding="utf-8"))
 
 
 def test_a_random_teacher_is_refused_with_numbers_and_what_it_wrote_is_kept(tmp_path: Path):
     recipe = with_answers(tmp_path, "max_new_tokens: 5")
     with pytest.raises(DataError, match=r"112 of 112 answers \(100\.0%, at most 10 % is expected\) are cut"):
         run_tiny(recipe, until="teach")
-    assert not (tmp_path / "runs" / "tiny" / "teach" / "sentiment").exists()
+    assert not (tmp_path / "runs" / "tiny" / "teach").exists()
     again = run_tiny(recipe, "signals.1.allow_bad=true", until="teach")
     assert any("sequences: 0 prompts answered" in line for line in again.lines)
     assert any("allowed by the recipe: 112 of 112 answers" in line for line in again.lines)

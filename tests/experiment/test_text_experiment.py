@@ -29,7 +29,7 @@ def done(tmp_path_factory) -> Finished:
 
 
 def items_of(finished: Finished, run_id: str):
-    return read_text_items(finished.root / run_id / "items.parquet")
+    return read_text_items(finished.at(run_id) / "items.parquet")
 
 
 def stored_task(finished: Finished):
@@ -40,7 +40,7 @@ def test_baseline_and_distillation_run_and_are_scored_on_the_same_conversations(
     runs = {run.run_id: run.record for run in list_runs(done.root.parent)}
     assert set(runs) == {"teacher_chat", "untouched_chat_S1", B0, KD1}
     keys = {items_of(done, run_id).item_keys for run_id in runs}
-    assert keys == {tuple(each.item_key for each in read_prepared(done.root / "prepare/chat").splits["test"])}
+    assert keys == {tuple(each.item_key for each in read_prepared(done.at("prepare/chat")).splits["test"])}
     assert {run["primary_metric"] for run in runs.values()} == {"token_accuracy"}
 
 
@@ -144,7 +144,7 @@ def test_a_streamed_mixture_of_documents_and_conversations_trains_with_exact_sha
     finished = run_tiny(
         write_text_experiment(tmp_path), mixture, *SHORT, "teacher={model: model, dtype: fp32}", until="train"
     )
-    items: list[TextItem] = read_prepared(finished.root / "prepare/chat").splits["train"]
+    items: list[TextItem] = read_prepared(finished.at("prepare/chat")).splits["train"]
     assert sum(item.is_document for item in items) == 6
     assert len(items) == 24
     assert finished.record(B0)["metrics"]["test"]["n"] == 8
@@ -179,7 +179,7 @@ def test_rows_that_are_all_too_long_stop_the_run(tmp_path):
 @pytest.mark.slow
 def test_a_shortened_conversation_is_counted_and_keeps_whole_turns(tmp_path):
     finished = run_tiny(write_text_experiment(tmp_path), *SHORT, "tasks.chat.max_length=30", until="teach")
-    facts = json.loads((finished.root / "teach" / "chat" / "teach.json").read_text())
+    facts = json.loads((finished.at("teach/chat") / "teach.json").read_text())
     assert facts["shortened"]["train"] == 24
     assert all(int(each.row.target_mask.sum()) == 6 for each in stored_task_with(finished, 30).rows)
 

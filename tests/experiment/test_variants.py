@@ -20,7 +20,7 @@ def test_a_lora_student_trains_and_is_exported_merged(tmp_path):
         tmp_path, recipe=RECIPE.replace("{shrink: {layers: 2, by: influence}, dtype: fp32}", lora)
     )
     done = run_tiny(recipe, "seeds.report=[1]", until="train")
-    files = {path.name for path in (done.root / "B0_sentiment_S1_seed1" / "checkpoint").iterdir()}
+    files = {path.name for path in (done.at("B0_sentiment_S1_seed1") / "checkpoint").iterdir()}
     assert "model.safetensors" in files
     assert "adapter_config.json" not in files
     assert metrics_of(done, "KD1")["test"]["n"] == 32
@@ -31,7 +31,7 @@ def test_verbalisers_of_several_tokens_are_scored_as_sequences(tmp_path):
     recipe = write_experiment(tmp_path, recipe=RECIPE.replace('{negative: " negative", positive: " positive"}', words))
     done = run_tiny(recipe, "seeds.report=[1]", until="train")
     assert metrics_of(done, "teacher")["test"]["n"] == 32
-    facts = json.loads((done.root / "teach" / "sentiment" / "teach.json").read_text())
+    facts = json.loads((done.at("teach/sentiment") / "teach.json").read_text())
     assert "class_scores" not in {column["kind"] for column in facts["columns"]}
     assert metrics_of(done, "PSEUDO")["test"]["n"] == 32
 
@@ -51,7 +51,7 @@ def test_a_method_may_read_draws_and_hidden_states_are_kept_beside_them(tmp_path
     changed = changed.replace("{kind: logit, ", "{kind: logit, signal: sampled, ")
     done = run_tiny(write_experiment(tmp_path, recipe=changed), "seeds.report=[1]", until="train")
     assert metrics_of(done, "KD1")["test"]["n"] == 32
-    facts = json.loads((done.root / "teach" / "sentiment" / "teach.json").read_text())
+    facts = json.loads((done.at("teach/sentiment") / "teach.json").read_text())
     assert [column["temperature"] for column in facts["columns"] if column["kind"] == "sampled"] == [1.0, 2.0]
     assert [column["layer"] for column in facts["columns"] if column["kind"] == "hidden"] == [2, 4]
     assert [column["layer"] for column in facts["columns"] if column["kind"] == "pooled"] == [0, 3]
@@ -65,7 +65,7 @@ def test_an_experiment_reads_its_own_draws_and_not_those_of_another_in_the_same_
         changed = changed.replace("{kind: logit, ", "{kind: logit, signal: sampled, ")
         recipe = write_experiment(folder, recipe=changed)
         run_tiny(recipe, f"name=seed{seed}", "seeds.report=[1]", until="train")
-        (run,) = (recipe.parent / "runs" / f"seed{seed}").glob("KD1_*_seed1")
+        (run,) = (recipe.parent / "runs" / f"seed{seed}").glob("KD1_*_seed1.*")
         return read_manifest(run).files["items.parquet"]["sha256"]
 
     found = []

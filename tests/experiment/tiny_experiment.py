@@ -101,6 +101,15 @@ def write_experiment(folder: Path, *, recipe: str = RECIPE) -> Path:
     return path
 
 
+def at(root: Path, name: str) -> Path:
+    """Return what was made under a name such as ``teach/sentiment`` or a run id, the newest where there are several."""
+    found = sorted(
+        (root / name).parent.glob(f"{(root / name).name}.????????"), key=lambda path: path.stat().st_mtime_ns
+    )
+    assert found, f"nothing is called {name} in {root}"
+    return found[-1]
+
+
 @dataclass(frozen=True)
 class Finished:
     recipe: Path
@@ -111,8 +120,11 @@ class Finished:
     def root(self) -> Path:
         return self.recipe.parent / "runs" / "tiny"
 
+    def at(self, name: str) -> Path:
+        return at(self.root, name)
+
     def record(self, run_id: str) -> dict[str, Any]:
-        return json.loads((self.root / run_id / "run.json").read_text(encoding="utf-8"))
+        return json.loads((self.at(run_id) / "run.json").read_text(encoding="utf-8"))
 
 
 def run_tiny(recipe: Path, *overrides: str, **options) -> Finished:

@@ -70,8 +70,8 @@ def test_a_report_that_is_up_to_date_is_not_written_again(built, experiment_fold
 
 def test_fewer_runs_make_another_report_that_needs_no_missing_part(experiment_folder, tmp_path):
     folder = without_report(experiment_folder, tmp_path / "reviews")
-    kept = {"teacher_sentiment", "untouched_sentiment"}
-    built = build_report(folder, question="", command=REPORT_COMMAND, run_ids=kept)
+    kept = [folder / "teacher_sentiment", folder / "untouched_sentiment"]
+    built = build_report(folder, question="", command=REPORT_COMMAND, runs=kept)
     assert built.summary["groups"][0]["answer"]["verdict"] == "open"
     assert not (built.page.parent / "figures" / "trials.svg").exists()
     assert (built.page.parent / "figures" / "quality_vs_size.svg").exists()

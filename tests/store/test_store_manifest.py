@@ -35,6 +35,7 @@ def test_a_manifest_names_every_file_with_bytes_and_sha256(artifact):
     assert manifest.files["empty"] == {
         "bytes": 0,
         "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "xxh3": "99aa06d3014798d86001c324468d497f",
     }
     assert read_manifest(artifact) == manifest
 
@@ -85,7 +86,7 @@ def test_a_dropped_a_swapped_and_a_stale_file_are_detected(artifact, tmp_path):
         shutil.copytree(artifact, copy)
         verify_artifact(copy)
         damage(copy)
-        with pytest.raises(IntegrityError, match="Delete"):
+        with pytest.raises(IntegrityError, match=r"[Dd]elete"):
             verify_artifact(copy)
         shutil.rmtree(copy)
 
@@ -149,14 +150,16 @@ def test_a_file_replaced_by_a_link_to_its_equal_is_not_accepted(artifact, tmp_pa
 
 
 def test_an_unreadable_file_is_an_integrity_error(artifact, monkeypatch):
-    def fail(self, *_args, **_kwargs):
-        raise OSError(5, "Input/output error")
+    whole = Path.open
+
+    def fail(self, *args, **kwargs):
+        if self.name == "weights.bin":
+            raise OSError(5, "Input/output error")
+        return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", fail)
-    from tutelage.store.manifest import _sha256
-
     with pytest.raises(IntegrityError, match="Input/output error"):
-        _sha256(artifact / "weights.bin")
+        verify_artifact(artifact)
 
 
 def test_the_content_digest_ignores_provenance_and_sees_everything_else(tmp_path):

@@ -67,19 +67,23 @@ class Node:
         made_of = {"settings": dict(part), "reads": dict(reads)}
         return Target(self.stage, self.subject, self.place(key), key, made_of, inputs)
 
-    def manifest(self) -> Manifest | None:
-        """Return the manifest if the stage is finished for exactly these settings and inputs, and whole."""
-        if self._manifest is not None:
-            return self._manifest
+    def committed(self) -> Manifest | None:
+        """Return the manifest if the stage was finished for exactly these settings and inputs, and is whole."""
         target = self.target()
         if target is None or self.trouble(target) is not None:
             return None
         manifest = read_manifest(target.folder)
-        if manifest is None or manifest.fields.get("key") != target.key or self.gone(manifest) is not None:
+        if manifest is None or manifest.fields.get("key") != target.key:
             return None
         self.context.found[self.stage, self.subject] = target.folder
-        self._manifest = manifest
         return manifest
+
+    def manifest(self) -> Manifest | None:
+        """Return the manifest if the stage is finished: committed, and nothing of what it made elsewhere is gone."""
+        if self._manifest is None:
+            manifest = self.committed()
+            self._manifest = manifest if manifest is not None and self.gone(manifest) is None else None
+        return self._manifest
 
     def trouble(self, target: Target) -> str | None:
         """Say what is damaged of a folder that was finished once; None when nothing is, or nothing is there."""
@@ -117,9 +121,9 @@ class Node:
             return WAITS, self.note
         if (damage := self.trouble(target)) is not None:
             return DAMAGED, f"{damage}; is made again"
-        manifest = read_manifest(target.folder)
+        manifest = self.committed()
         if manifest is not None and (gone := self.gone(manifest)) is not None:
-            return TO_DO, f"{gone} is gone"
+            return TO_DO, f"{gone} is gone from the cache"
         return TO_DO, differences(target) or self.note
 
 

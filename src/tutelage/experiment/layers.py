@@ -59,11 +59,21 @@ def compared_layers(
 def check_layers(context: Context) -> None:
     """Refuse layers that a student or the teacher lacks, or that no signal keeps; only configurations are read.
 
+    Raises:
+        AlignmentError: If a method compares a layer that does not exist or is not kept; with method and student.
+        CapabilityError: If a signal keeps a layer that the teacher lacks.
+    """
+    for name, message in layer_problems(context):
+        raise AlignmentError(f"methods.{name}, {message}")
+
+
+def layer_problems(context: Context) -> Iterator[tuple[str, str]]:
+    """Yield every method that compares a layer which does not exist or is not kept, and what is wrong.
+
     The layer map of a student that is cut by influence is not known yet: ``layer_map: shrink`` is then checked when
     the student is trained.
 
     Raises:
-        AlignmentError: If a method compares a layer that does not exist or is not kept; with method and student.
         CapabilityError: If a signal keeps a layer that the teacher lacks.
     """
     from tutelage.build import layer_numbers
@@ -89,7 +99,7 @@ def check_layers(context: Context) -> None:
                     kept=kept,
                 )  # fmt: skip
             except AlignmentError as error:
-                raise AlignmentError(f"methods.{name}, student {student}: {error}") from None
+                yield name, f"student {student}: {error}"
 
 
 def student_shape(context: Context, student: str) -> tuple[int, tuple[int, ...] | None]:

@@ -17,6 +17,7 @@ from tutelage.store.secrets import without_tokens
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_VERSION = 1
+DIGESTS = {"sha256": "SHA-256", "xxh3": "XXH3"}
 NOT_CONTENT = frozenset({MANIFEST, "provenance.json"})  # times and host: left out of the digest
 
 
@@ -121,9 +122,9 @@ def compare_file(path: Path, name: str, manifest: Manifest, *, quick: bool = Fal
     found = _digest(path / name, kind)
     if found != entry[kind]:
         raise IntegrityError(
-            f"{path / name} is damaged: {kind.upper()} {found[:12]}..., its manifest says {entry[kind][:12]}... "
-            f"It was made by the stage {manifest.kind}; run the recipe again, which sets {path.name} aside and makes "
-            "it anew, or delete that folder."
+            f"{path / name} is damaged: {DIGESTS[kind]} {found[:12]}..., its manifest says {entry[kind][:12]}... "
+            f"Run the recipe again, which sets {path.name} (stage {manifest.kind}) aside and makes it anew; or delete "
+            "that folder."
         )
 
 

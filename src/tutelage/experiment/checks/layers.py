@@ -5,13 +5,19 @@ In: a ``Look``. Out: a refusal at the methods whose layers a student, the teache
 
 from collections.abc import Iterator
 
-from tutelage.experiment.checks.findings import Finding, guarded
+from tutelage.errors import TutelageError
+from tutelage.experiment.checks.findings import Finding, Refusal
 from tutelage.experiment.checks.look import Look
-from tutelage.experiment.layers import check_layers
+from tutelage.experiment.layers import layer_problems
 
 
 def layers_exist(look: Look) -> Iterator[Finding]:
     """Check the layers of feature and relation methods."""
     configs = [look.teacher_config(), *(look.student_config(student) for student in look.recipe.students)]
-    if all(config is not None for config in configs):
-        yield from guarded(("methods",), lambda: check_layers(look.context))
+    if any(config is None for config in configs):
+        return
+    try:
+        for name, message in layer_problems(look.context):
+            yield Refusal(("methods", name), message)
+    except TutelageError as error:
+        yield Refusal(("signals",), str(error))
