@@ -29,12 +29,13 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
+APP_OPTIONS: dict[str, Any] = OPTIONS | {"add_completion": True}
 app = typer.Typer(
     cls=Commands,
     help="Distil a large language model into a small one, and know that it worked.",
     epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
-    **(OPTIONS | {"add_completion": True}),
+    **APP_OPTIONS,
 )
 runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
 app.add_typer(runs, name="runs")
@@ -52,7 +53,7 @@ Control = Annotated[
     bool, typer.Option("--control", help="Add the control whose teacher rows are shuffled; it must lose.")
 ]
 Workspace = Annotated[Path, typer.Option(help="Folder of all results.")]
-STAGE_NAMES = ("prepare", "adapt", "teach", "shrink", "trials", "train", "report")  # as experiment.STAGES, unimported
+STAGE_NAMES = ("prepare", "adapt", "teach", "shrink", "score", "trials", "train", "report")  # experiment.STAGES
 _ONE_OF = f"One of {', '.join(STAGE_NAMES)}."
 Only = Annotated[str | None, typer.Option(help=f"Run this stage alone. {_ONE_OF}", metavar="STAGE")]
 Until = Annotated[str | None, typer.Option(help=f"Stop after this stage. {_ONE_OF}", metavar="STAGE")]

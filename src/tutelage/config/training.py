@@ -46,7 +46,9 @@ class Train(Section):
     lr_scheduler_kwargs: dict[str, Any] = Field(
         default={}, description="Further arguments of that schedule, as in `transformers`."
     )
-    warmup_ratio: Share = Field(default=0.1, description="Share of the steps over which the rate rises; the first step's is above 0.")
+    warmup_ratio: Share = Field(
+        default=0.1, description="Share of the steps over which the rate rises; the first step's is above 0."
+    )
     eval_steps: Interval = Field(default="epoch", description="Validate every so many steps, or each `epoch`.")
     save_steps: Interval | None = Field(
         default="epoch", description="Checkpoint every so many steps, or each `epoch`; null: only when stopped."

@@ -122,7 +122,7 @@ def _announce_choice(graph: RecipeGraph, node: Node) -> None:
                 graph.context.show(f"chose {method}: {run.run_id} (validation {search.metric} {score:.4f})")
 
 
-def report(graph: RecipeGraph) -> tuple[Path, str]:
+def report(graph: RecipeGraph) -> tuple[Path | None, str]:
     """Build the report of the recipe's own finished runs, and return its page and a table for the screen.
 
     Raises:
@@ -133,6 +133,8 @@ def report(graph: RecipeGraph) -> tuple[Path, str]:
     context = graph.context
     folder = context.folders.root
     runs = graph.finished_runs()
+    if context.folders.workspace.is_file():
+        raise ConfigError(f"workspace: {context.folders.workspace} is a file, expected a folder of results.")
     if not runs:
         raise DataError(
             f"{folder} holds no finished run with the settings of {context.loaded.path}. Run the recipe first; "

@@ -48,8 +48,7 @@ def summarise(experiment: Experiment, *, question: str, command: str) -> dict[st
 
 
 def _name_run(run: Run) -> dict[str, Any]:
-    command = run.provenance.get("command") or run.provenance.get("command")
-    return {"run_id": run.run_id, "command": command, "content_digest": run.content_digest}
+    return {"run_id": run.run_id, "command": run.provenance.get("command"), "content_digest": run.content_digest}
 
 
 def _summarise_group(task: str, student: str | None, arms: Sequence[Arm], all_trials: Sequence[Run]) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def student_digest(parameters: Mapping[str, nn.Parameter]) -> str:
     digest = xxhash.xxh3_64()
     for name, parameter in parameters.items():
         if name.startswith("student."):
-            digest.update(parameter.detach().cpu().contiguous().numpy())
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ In: ``TrainOptions`` and the number of steps. Out: a function of the step, check
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def rate_factor(options: TrainOptions, num_steps: int) -> Factor:
 def _factor_of_transformers(options: TrainOptions, num_steps: int, warmup: int) -> Factor:
     # The function alone is wanted, and `transformers` gives it only with an optimizer.
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=options.learning_rate)
-    scheduler = get_scheduler(
+    scheduler: Any = get_scheduler(
         options.lr_scheduler_type,
         optimizer,
         num_warmup_steps=warmup,
