@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
-SECTIONS = ("answer", "main", "comparisons", "figures", "trials", "items", "budget", "provenance", "commands")
+SECTIONS = (
+    "answer",
+    "compared",
+    "main",
+    "comparisons",
+    "figures",
+    "trials",
+    "items",
+    "budget",
+    "provenance",
+    "commands",
+)
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -58,7 +69,7 @@ def test_every_section_and_figure_is_visible(opened):
         assert box["height"] > 40, name
         assert box["x"] >= 0, name
         assert box["x"] + box["width"] <= width + 0.5, name
-    figures = page.locator(".card svg")
+    figures = page.locator(".card svg:visible")  # one form for the desk, one for the phone
     assert figures.count() == 4
     assert all(figures.nth(i).bounding_box()["height"] > 100 for i in range(4))
 
@@ -68,16 +79,34 @@ def test_nothing_overflows_sideways(opened):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_figures_stand_on_white_and_text_has_contrast(opened):
+def test_figures_and_text_have_contrast_in_light_and_dark(opened):
     page, _, scheme, _, _ = opened
-    card = page.locator(".card").first.evaluate("e => getComputedStyle(e).backgroundColor")
-    assert card == "rgb(255, 255, 255)"
+    card = page.locator(".card:visible").first
+    paper = card.evaluate("e => getComputedStyle(e).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 29, 37)"}[scheme]
+    letters = card.locator("svg g[id*=text] g").first.evaluate("e => getComputedStyle(e).fill")
+    assert letters == {"light": "rgb(31, 35, 40)", "dark": "rgb(232, 237, 242)"}[scheme]
     ink, paper = (
         page.evaluate(f"getComputedStyle(document.body).{name}").strip("rgb()").split(", ")
         for name in ("color", "backgroundColor")
     )
     difference = sum(map(int, ink)) - sum(map(int, paper))
     assert difference > 500 if scheme == "dark" else difference < -500
+
+
+def test_headline_is_two_lines_at_a_desk(opened):
+    page, width, *_ = opened
+    headline = page.locator(".headline").first
+    line = headline.evaluate("e => parseFloat(getComputedStyle(e).lineHeight)")
+    assert headline.bounding_box()["height"] < (2.1 if width > 1000 else 6.1) * line
+
+
+def test_a_phone_sees_the_whole_of_every_figure(opened):
+    page, width, *_ = opened
+    if width > 1000:
+        return
+    cards = page.locator(".card:visible")
+    assert all(cards.nth(i).evaluate("e => e.scrollWidth <= e.clientWidth + 1") for i in range(cards.count()))
 
 
 def test_command_opens_without_a_script(opened):

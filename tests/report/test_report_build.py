@@ -14,7 +14,7 @@ from tutelage.report.summary import summarise
 from tutelage.store import new_artifact, read_manifest, verify_artifact
 
 FIGURES = ("quality_vs_size", "method_comparison", "training_curves", "trials")
-TABLES = ("main", "comparisons", "per_seed", "per_seed_differences", "trials", "budget")
+TABLES = ("main", "comparisons", "pairs", "per_seed", "per_seed_differences", "trials", "budget")
 
 
 def without_report(experiment_folder, target):

@@ -51,8 +51,18 @@ def test_a_heading_is_wrapped_to_its_column():
     assert heading(number, 30) == r"Top-1 agreement \%"
 
 
-def test_chosen_trials_stand_out(tables):
-    assert to_latex(tables["trials"], command="c").count(r"\textbf{") == 3
+def test_the_best_is_bold_and_the_judged_method_has_a_dagger(tables):
+    latex = to_latex(tables["main"], command="c")
+    assert "KD1\\textsuperscript{\\textdagger} &" in latex
+    assert re.search(r"KD1.*\\textbf\{[0-9.]+\} \[", latex)
+    assert "Dagger: the method that validation prefers" in latex
+
+
+def test_labels_name_their_task(tables):
+    assert r"\label{tab:main-sentiment}" in to_latex(tables["main"], command="c")
+    assert len({re.findall(r"label{(.*)}", to_latex(table, command="c"))[0] for table in tables.values()}) == len(
+        tables
+    )
 
 
 def test_a_table_without_rows_keeps_its_heading():

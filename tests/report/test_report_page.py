@@ -16,7 +16,18 @@ from tutelage.report.page import GroupParts, clean, minus_sign, render_page, sen
 from tutelage.report.summary import summarise
 from tutelage.report.tables import group_tables
 
-SECTIONS = ("answer", "main", "comparisons", "figures", "trials", "items", "budget", "provenance", "commands")
+SECTIONS = (
+    "answer",
+    "compared",
+    "main",
+    "comparisons",
+    "figures",
+    "trials",
+    "items",
+    "budget",
+    "provenance",
+    "commands",
+)
 ATTACK = '"><script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\x1b[2J\u202e'
 
 
@@ -90,8 +101,8 @@ def test_page_tells_no_time_and_no_host(html):
 
 
 def test_figures_are_inline_with_words_for_those_who_do_not_see_them(page, html):
-    assert page.tags.count("svg") == 4
-    assert len(re.findall(r'<svg [^>]*role="img"[^>]*aria-label="[^"]{20,}"', html)) == 4
+    assert page.tags.count("svg") == 8  # four, for a desk and for a phone
+    assert len(re.findall(r'<svg [^>]*role="img"[^>]*aria-label="[^"]{20,}"', html)) == 8
 
 
 def attacked(experiment: Experiment) -> Experiment:
@@ -141,6 +152,18 @@ def test_svg_parts_get_names_of_their_own():
 def test_intervals_are_set_back_and_everything_else_is_escaped():
     text = sentence("<b> 95.3 % [-0.8, 1.4] <i>")
     assert text == '&lt;b&gt; 95.3\u00a0% <span class="ci">[\u22120.8, 1.4]</span> &lt;i&gt;'
+
+
+def test_commands_in_sentences_are_code_and_minus_signs_one_kind():
+    text = sentence("run `tutelage run R --control` for (-10.0) and [-0.8, -0.1], not KD1-permuted")
+    assert text == (
+        "run <code>tutelage run R --control</code> for (\u221210.0) and "
+        '<span class="ci">[\u22120.8, \u22120.1]</span>, not KD1-permuted'
+    )
+
+
+def test_no_backtick_is_left_on_the_page(html):
+    assert "`" not in re.sub(r"<(style|svg|pre).*?</\1>|<[^>]*>", "", html, flags=re.DOTALL)
 
 
 def test_minus_signs_are_for_numbers_only():

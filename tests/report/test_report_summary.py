@@ -190,11 +190,19 @@ def curves(*runs):
 
 
 def test_curve_is_the_mean_over_seeds_with_their_range():
-    found = curves(history([(1, 1.0), (2, 0.5)], [(2, 0.7)]), history([(1, 3.0), (2, 0.7)], [(2, 0.9)]))
+    found = curves(
+        history([(1, 1.0), (2, 0.5)], [(1, 0.6), (2, 0.7)]), history([(1, 3.0), (2, 0.7)], [(1, 0.6), (2, 0.9)])
+    )
     assert found is not None
     assert found["loss"]["mean"] == pytest.approx([2.0, 0.6])
     assert (found["loss"]["low"], found["loss"]["high"]) == ([1.0, 0.5], [3.0, 0.7])
-    assert found["validation"]["mean"] == pytest.approx([0.8])
+    assert found["validation"]["mean"] == pytest.approx([0.6, 0.8])
+
+
+def test_one_evaluation_is_no_curve():
+    found = curves(history([(1, 1.0), (2, 0.5)], [(2, 0.7)]))
+    assert found is not None
+    assert found["validation"] is None
 
 
 def test_a_seed_that_stopped_early_does_not_bend_the_mean():

@@ -7,9 +7,11 @@ import re
 import pytest
 from hostile_table import HOSTILE, hostile_table
 
+from tutelage.report.collect import Experiment
 from tutelage.report.numerals import decimal, p_value, percent, points, setting
+from tutelage.report.summary import summarise
 from tutelage.report.table_formats import guard_formula, to_csv, to_markdown
-from tutelage.report.tables import Table, group_tables, text_column
+from tutelage.report.tables import Column, Table, group_tables, text_column
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def rows_of(table):
 
 
 def test_all_tables_are_made(tables):
-    assert list(tables) == ["main", "comparisons", "per_seed", "per_seed_differences", "trials", "budget"]
+    assert list(tables) == ["main", "comparisons", "pairs", "per_seed", "per_seed_differences", "trials", "budget"]
 
 
 def test_csv_keeps_every_digit(tables, group):
@@ -80,8 +82,26 @@ def test_markdown_command_cannot_leave_its_code():
     assert "Command: ``` a``b ```" in to_markdown(hostile_table(), command="a``b")
 
 
-def test_the_method_stands_out(tables):
-    assert "| **KD1** |" in to_markdown(tables["main"], command="c")
+def test_bold_is_the_best_of_the_trained_arms_and_a_dagger_the_judged_method(tables):
+    lines = {line.split(" | ")[0].strip("| "): line for line in to_markdown(tables["main"], command="c").splitlines()}
+    assert "| KD1 † |" in lines["KD1 †"]
+    assert re.search(r"\| \*\*[0-9.]+\*\* \\\[", lines["KD1 †"])
+    assert all("**" not in lines[name] for name in ("Teacher", "B0", "Untouched", "KD1-permuted"))
+
+
+def test_equal_values_are_not_bold():
+    column = Column("score", "Score", percent, best=max)
+    rows = ({"score": 0.5}, {"score": 0.5}, {"score": 0.9})
+    table = Table("t", "t", (column,), rows, "", ranked=frozenset((0, 1)))
+    assert not any(table.is_best(index, column) for index in range(3))
+    other = Table("t", "t", (column,), rows, "", ranked=frozenset((0, 2)))
+    assert [other.is_best(index, column) for index in range(3)] == [False, False, True]
+
+
+def test_one_seed_has_no_table_of_seeds(experiment):
+    runs = tuple(run for run in experiment.runs if run.seed in (None, 42))
+    (one,) = summarise(Experiment("x", runs, ()), question="", command="c")["groups"]
+    assert [table.name for table in group_tables(one)] == ["main", "comparisons", "pairs", "budget"]
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
     facts = {
         "fingerprint": fingerprint,
         "teacher": source.name,
+        "licence": context.recipe.teacher.licence or source.licence,
         "parameters": sum(parameter.numel() for parameter in lesson.model.parameters()),
         "columns": [column.spec for column in columns],
         "digests": report.digests,

@@ -10,13 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.report.collect import Run
+from tutelage.report.method_words import method_words
 from tutelage.report.pairing import ItemScores, Seed
 from tutelage.report.statistics import bootstrap_interval, seed_spread, share_interval
 
 ROLE_ORDER = {"teacher": 0, "untouched": 1, "baseline": 2, "pseudo": 3, "method": 4, "control": 5}
 MEAN_METRICS = (
     *("macro_f1", "f1", "exact_match", "valid_ratio", "ece", "token_accuracy", "token_probability", "nll"),
-    *("perplexity", "bits_per_byte", "kl_to_teacher", "top1_agreement"),
+    *("perplexity", "bits_per_byte", "kl_to_teacher", "top1_agreement", "answers_empty"),
 )
 BUDGET_COUNTS = ("gold_labels", "tokens", "targets", "steps", "teacher_tokens")
 
@@ -107,11 +108,21 @@ def describe_arm(arm: Arm, teacher: Arm | None, *, num_trials: int | None) -> di
         **{name: arm.mean_metric("test", name) for name in MEAN_METRICS},
         "validation": arm.mean_metric("validation", record.get("primary_metric", "accuracy")),
         "settings": record.get("settings") or {},
+        "method_words": _words_of(arm),
         "per_seed": per_seed,
         "seed_spread": asdict(seed_spread([run["score"] for run in per_seed])),
         "num_trials": num_trials,
         "budget": {name: arm.mean_count(name) for name in BUDGET_COUNTS},
     }
+
+
+def _words_of(arm: Arm) -> str | None:
+    """Say what the arm minimised, as far as the recipe beside its runs tells it; a control is as its method."""
+    methods = (arm.first.provenance.get("recipe") or {}).get("methods") or {}
+    named = [name for name in methods if arm.method == name or (arm.role == "control" and arm.method.startswith(name))]
+    if not named or arm.role in ("teacher", "untouched"):
+        return None
+    return method_words(methods[max(named, key=len)], arm.first.record.get("settings") or {}) or None
 
 
 def _describe_run(run: Run) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 
 from tutelage.report.arms import group_arms
 from tutelage.report.collect import Experiment, Run, collect
+from tutelage.report.compared import stage_records
 from tutelage.report.figures import group_figures
 from tutelage.report.item_view import view_items
 from tutelage.report.latex import to_latex
-from tutelage.report.page import SHOWN_PROVENANCE, GroupParts, render_page
+from tutelage.report.page import SHOWN_PROVENANCE, GroupParts, across_prefix, render_page
 from tutelage.report.summary import summarise
 from tutelage.report.table_formats import to_csv, to_markdown
-from tutelage.report.tables import group_tables
+from tutelage.report.tables import Table, across_table, group_tables
 from tutelage.report.terminal import terminal_table
 from tutelage.store import (
     files_digest,
@@ -94,11 +95,15 @@ def build_report(
         for group in summary["groups"]
     ]
     read = (*experiment.runs, *experiment.trials)
+    students = len(summary["across"])
+    across = [across_table(each, place=(each["student"] or "") if students > 1 else "") for each in summary["across"]]
     with new_artifact(folder, kind=KIND, fields={"key": key}, point="report") as temporary:
-        write_file(temporary / PAGE, without_tokens(render_page(summary, groups, read)))
+        write_file(temporary / PAGE, without_tokens(render_page(summary, groups, read, across)))
         write_json(temporary / SUMMARY, summary)
         for parts in groups:
             _write_parts(temporary, parts, command)
+        for table in across:
+            write_table(temporary, across_prefix(table), table, command)
         write_json(
             temporary / PROVENANCE, {"seconds": [{"run_id": run.run_id, "seconds": run.seconds} for run in read]}
         )
@@ -116,7 +121,8 @@ def _report_key(experiment: Experiment, *, question: str, command: str) -> str:
     runs: Sequence[Run] = (*experiment.runs, *experiment.trials)
     shown = [[run.run_id, run.content_digest, _stable(run.provenance)] for run in runs]
     code = [files_digest(source.glob("*.py")), files_digest((source / "templates").glob("*.*"))]
-    return value_digest({"question": question, "command": command, "runs": shown, "code": code})
+    stages = stage_records(experiment.runs, experiment.folder) if experiment.folder is not None else {}
+    return value_digest({"question": question, "command": command, "runs": shown, "stages": stages, "code": code})
 
 
 def _stable(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -131,13 +137,17 @@ def _prefix(group: dict[str, Any], num_groups: int) -> str:
 
 def _write_parts(folder: Path, parts: GroupParts, command: str) -> None:
     for table in parts.tables:
-        stem = folder / "tables" / f"{parts.prefix}{table.name}"
-        for suffix, text in (
-            ("csv", to_csv(table)),
-            ("tex", to_latex(table, command=command)),
-            ("md", to_markdown(table, command=command)),
-        ):
-            write_file(stem.with_name(f"{stem.name}.{suffix}"), without_tokens(text))
+        write_table(folder, parts.prefix, table, command)
     for figure in parts.figures:
         for suffix, content in figure.formats.items():
             write_file(folder / "figures" / f"{parts.prefix}{figure.name}.{suffix}", content)
+
+
+def write_table(folder: Path, prefix: str, table: Table, command: str) -> None:
+    """Write ``tables/<prefix><name>`` as CSV, LaTeX and Markdown."""
+    for suffix, text in (
+        ("csv", to_csv(table)),
+        ("tex", to_latex(table, command=command)),
+        ("md", to_markdown(table, command=command)),
+    ):
+        write_file(folder / "tables" / f"{prefix}{table.name}.{suffix}", text)

@@ -7,8 +7,8 @@ Out: an :class:`Experiment`. A folder without a valid manifest does not exist; a
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Run:
     evaluations: tuple[dict[str, Any], ...]  # lines of evaluations.jsonl
     provenance: dict[str, Any]
     content_digest: str
+    inputs: Mapping[str, str] = field(default_factory=dict)  # "stage/subject" -> name of the folder that it reads
 
     @property
     def run_id(self) -> str:
@@ -95,6 +96,7 @@ class Experiment:
     name: str
     runs: tuple[Run, ...]
     trials: tuple[Run, ...]
+    folder: Path | None = None  # of its stages, where they are known
 
 
 def collect(
@@ -130,7 +132,7 @@ def collect(
             f"{search_folder} holds no finished trial, but `report.search` names it. Run its recipe first, with "
             "`--until trials`, in the same workspace; or remove the key."
         )
-    return Experiment(experiment_folder.name, reported, trials)
+    return Experiment(experiment_folder.name, reported, trials, experiment_folder)
 
 
 def _read_all(experiment_folder: Path) -> list[Run]:
@@ -172,9 +174,22 @@ def _read_run(folder: Path, manifest: Manifest) -> Run:
     if PROVENANCE_FILE in manifest.files:
         provenance = _parse_json(folder / PROVENANCE_FILE, _verified_bytes(folder, PROVENANCE_FILE, manifest))
     steps, evaluations = (_read_lines(folder, name, manifest) for name in (STEPS_FILE, EVALUATIONS_FILE))
-    run = Run(record, items, labels, steps, evaluations, provenance, manifest.content_digest)
+    inputs = manifest.fields.get("inputs") or {}
+    run = Run(record, items, labels, steps, evaluations, provenance, manifest.content_digest, inputs)
     _check_items(folder, run)
     return run
+
+
+def read_stage_record(folder: Path, name: str) -> dict[str, Any]:
+    """Return a JSON file of a finished stage; empty where there is no such stage.
+
+    Raises:
+        IntegrityError: If it is not what was committed.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or name not in manifest.files:
+        return {}
+    return _parse_json(folder / name, _verified_bytes(folder, name, manifest))
 
 
 def _read_lines(folder: Path, name: str, manifest: Manifest) -> tuple[dict[str, Any], ...]:

@@ -16,13 +16,14 @@ def arm_curves(arm: Arm, *, metric: str) -> dict[str, Any] | None:
     """Return the loss per target and the validation metric by step; None when nothing was logged.
 
     Each curve is ``{"step": [..], "mean": [..], "low": [..], "high": [..]}`` with the smallest and largest
-    seed as band. Losses are averaged within equal bins of steps, at most 60.
+    seed as band; a validation metric that was taken once is no curve. Losses are averaged within equal bins of
+    steps, at most 60.
     """
     losses = [[(row["step"], row["loss_nats"]) for row in run.steps if "loss_nats" in row] for run in arm.runs.values()]
     validation = [
         [(float(row["step"]), row[metric]) for row in run.evaluations if metric in row] for run in arm.runs.values()
     ]
-    loss_curve, validation_curve = _loss_curve(losses), _band(validation)
+    loss_curve, validation_curve = _loss_curve(losses), _band(validation, least=2)
     if loss_curve is None and validation_curve is None:
         return None
     return {"loss": loss_curve, "validation": validation_curve}
@@ -43,14 +44,14 @@ def _loss_curve(seeds: Sequence[Sequence[tuple[int, float]]]) -> dict[str, list[
     return _band(binned)
 
 
-def _band(seeds: Sequence[Sequence[tuple[float, float]]]) -> dict[str, list[float]] | None:
+def _band(seeds: Sequence[Sequence[tuple[float, float]]], *, least: int = 1) -> dict[str, list[float]] | None:
     values: dict[float, list[float]] = {}
     for points in seeds:
         for step, value in points:
             values.setdefault(step, []).append(value)
     # A step that only some seeds reached would make the mean jump.
     shared = sorted(step for step, found in values.items() if len(found) == len([s for s in seeds if s]))
-    if not shared:
+    if len(shared) < least:
         return None
     return {
         "step": shared,

@@ -4,7 +4,7 @@ In: a function that draws on a matplotlib figure. Out: SVG, PDF and PNG, and the
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 WIDTH_INCHES = 7.2  # the text width of the page and of a two-column paper
+NARROW_INCHES = 3.6  # of a phone
 PNG_DPI = 300
 INK, MUTED, RULE = "#1f2328", "#656d76", "#d8dee4"
 # Okabe and Ito 2008, Color Universal Design: told apart under every common colour blindness.
-METHOD_COLOURS = ("#0072b2", "#009e73", "#56b4e9", "#b8a200")
+METHOD_COLOURS = ("#0072b2", "#009e73", "#56b4e9", "#b8a200", "#8250c4", "#8a5a3c")
 ROLE_COLOURS = {
     "teacher": INK,
     "untouched": "#8c959f",
     "baseline": "#d55e00",
     "pseudo": "#cc79a7",
-    "control": "#8c959f",
 }
+# The page has these colours in a light and a dark form, by these names.
+COLOUR_NAMES = {
+    **dict(zip(METHOD_COLOURS, ("blue", "green", "sky", "olive", "violet", "brown"), strict=True)),
+    **{INK: "ink", MUTED: "muted", RULE: "rule", "#8c959f": "grey", "#d55e00": "red", "#cc79a7": "pink"},
+}
+DASHES = ("-", (0, (6, 1.5)), (0, (6, 1.5, 1, 1.5)))  # of further methods in the colours of the first ones
+CONTROL_DASHES = (0, (2, 1.5))
 HOLLOW_ROLES = ("untouched", "control")
 # Shape says the same as colour, for print without colour.
 ROLE_MARKERS = {"teacher": "s", "untouched": "o", "baseline": "^", "pseudo": "D", "method": "o", "control": "X"}
@@ -81,6 +88,7 @@ class FigureFile:
     caption: str
     alternative: str  # for those who do not see it
     formats: dict[str, bytes]
+    narrow: bytes = b""  # SVG for a narrow screen, where the figure has one
 
 
 @contextmanager
@@ -95,32 +103,61 @@ def house_style() -> Iterator[None]:
 
 def render(draw: Callable[[Figure], None], *, height_inches: float) -> dict[str, bytes]:
     """Draw once and return the figure's bytes as ``svg``, ``pdf`` and ``png``."""
+    return _render(draw, (WIDTH_INCHES, height_inches), METADATA)
+
+
+def render_narrow(draw: Callable[[Figure], None], *, height_inches: float) -> bytes:
+    """Draw for a narrow screen and return the SVG."""
+    return _render(draw, (NARROW_INCHES, height_inches), {"svg": METADATA["svg"]})["svg"]
+
+
+def _render(
+    draw: Callable[[Figure], None], size: tuple[float, float], formats: Mapping[str, dict[str, None]]
+) -> dict[str, bytes]:
     with house_style():
-        figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once; each format would do it again
         written = {}
-        for suffix, metadata in METADATA.items():
+        for suffix, metadata in formats.items():
             stream = io.BytesIO()
             figure.savefig(stream, format=suffix, dpi=PNG_DPI, metadata=metadata)
             written[suffix] = stream.getvalue()
     return written
 
 
-def arm_colours(arms: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Give every arm its colour: by role, methods in the order of the palette."""
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn in every figure."""
+
+    colour: str
+    dashes: Any  # as matplotlib takes them
+    marker: str
+    is_hollow: bool
+
+
+def arm_looks(arms: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
+    """Give every arm a look of its own: colour by role, methods by the palette, a control as its method but dashed."""
     methods = [arm["label"] for arm in arms if arm["role"] == "method"]
-    return {
-        arm["label"]: ROLE_COLOURS.get(arm["role"]) or METHOD_COLOURS[methods.index(arm["label"]) % len(METHOD_COLOURS)]
-        for arm in arms
-    }
+    looks = {}
+    for arm in arms:
+        label, role = arm["label"], arm["role"]
+        colour, dashes = ROLE_COLOURS.get(role), DASHES[0]
+        if colour is None:
+            named = [name for name in methods if label == name or label.startswith(name)]
+            place = methods.index(max(named, key=len)) if named else len(methods)
+            colour = METHOD_COLOURS[place % len(METHOD_COLOURS)]
+            dashes = CONTROL_DASHES if role == "control" else DASHES[place // len(METHOD_COLOURS) % len(DASHES)]
+        looks[label] = Look(colour, dashes, ROLE_MARKERS[role], role in HOLLOW_ROLES)
+    return looks
 
 
-def line_style(role: str) -> str:
-    """Return dashes for the control, a full line for everything else."""
-    return "--" if role == "control" else "-"
+def legend_columns(labels: Sequence[str], width_inches: float) -> int:
+    """Return how many labels stand side by side in a legend of this width."""
+    widest = max(map(len, labels)) * 0.075 + 0.55  # inches: letters of 8.5 points, line and gap
+    return max(1, min(len(labels), int(width_inches / widest)))
 
 
 def light_grid(axes: Axes, *, axis: str) -> None:

@@ -3,6 +3,7 @@
 In: one group of the summary. Out: :class:`FigureFile` records.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,22 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tutelage.report import numerals
-from tutelage.report.figure_style import INK, FigureFile, arm_colours, light_grid, line_style, render
+from tutelage.report.figure_style import (
+    NARROW_INCHES,
+    WIDTH_INCHES,
+    FigureFile,
+    arm_looks,
+    legend_columns,
+    light_grid,
+    render,
+    render_narrow,
+)
+from tutelage.report.tables import score_title
 
 MAX_GRIDS = 4
+LEGEND_LINE_INCHES = 0.22
+CELL_INK = "#20242a"  # not the page's ink: a light cell stays light on a dark page
+PANELS = (("loss", "Training loss", 1.0), ("validation", "Validation", 100.0))  # key, title, scale
 MAX_MARKED_POINTS = 12  # more markers than this hide the line
 HEAT = LinearSegmentedColormap.from_list("tutelage", ["#f4f8fb", "#7fb4d6", "#0b4f7d"])
 
@@ -23,44 +37,56 @@ def training_curves(group: dict[str, Any]) -> FigureFile | None:
     curves = group["curves"]
     if not curves:
         return None
+    panels = [panel for panel in PANELS if any(curve[panel[0]] is not None for curve in curves.values())]
+    height = 2.6 + LEGEND_LINE_INCHES * -(-len(curves) // legend_columns(list(curves), WIDTH_INCHES))
+    lines = -(-len(curves) // legend_columns(list(curves), NARROW_INCHES))
+    narrow_height = 2.4 * len(panels) + LEGEND_LINE_INCHES * lines
     return FigureFile(
         "training_curves",
         "Training curves",
         "Lines: mean over seeds. Bands: smallest to largest seed. Each method minimises its own objective, so the "
-        "losses are not comparable between methods; the validation metric is.",
+        "losses are not comparable between methods"
+        + ("; the validation metric is." if len(panels) > 1 else ". Validation was taken once, at the end."),
         f"Loss per target and validation {group['validation_name']} by step for {', '.join(curves)}.",
-        render(lambda figure: _draw_curves(figure, curves, group), height_inches=3.3),
+        render(lambda figure: _draw_curves(figure, curves, group, panels, narrow=False), height_inches=height),
+        render_narrow(
+            lambda figure: _draw_curves(figure, curves, group, panels, narrow=True), height_inches=narrow_height
+        ),
     )
 
 
-def _draw_curves(figure: Figure, curves: dict[str, Any], group: dict[str, Any]) -> None:
-    colours = arm_colours(group["arms"])
-    roles = {arm["label"]: arm["role"] for arm in group["arms"]}
-    panels = figure.subplots(1, 2)
-    words = (
-        ("loss", "Training loss", "Loss per target (nats)", 1.0),
-        ("validation", "Validation", f"{group['validation_name'].capitalize()} (%)", 100.0),
-    )
-    for axes, (key, title, label, scale) in zip(panels, words, strict=True):
+def _draw_curves(
+    figure: Figure,
+    curves: dict[str, Any],
+    group: dict[str, Any],
+    panels: Sequence[tuple[str, str, float]],
+    *,
+    narrow: bool,
+) -> None:
+    looks = arm_looks(group["arms"])
+    axes_of_panels = figure.subplots(*((len(panels), 1) if narrow else (1, len(panels))), squeeze=False).ravel()
+    for axes, (key, title, scale) in zip(axes_of_panels, panels, strict=True):
         for name, curve in curves.items():
             if curve[key] is not None:
-                look = {"color": colours[name], "linestyle": line_style(roles[name]), "label": name}
+                look = {"color": looks[name].colour, "linestyle": looks[name].dashes, "label": name}
                 _draw_band(axes, curve[key], look, scale, marked=key == "validation")
         axes.set_title(title)
         axes.set_xlabel("Step")
-        axes.set_ylabel(label)
+        axes.set_ylabel("Loss per target (nats)" if key == "loss" else f"{score_title(group['validation_name'])} (%)")
         light_grid(axes, axis="y")
-    panels[0].set_ylim(bottom=0)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+        if key == "loss":
+            axes.set_ylim(bottom=0)
+    handles, labels = axes_of_panels[0].get_legend_handles_labels()
+    columns = legend_columns(labels, NARROW_INCHES if narrow else WIDTH_INCHES)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def _draw_band(axes: Axes, curve: dict[str, list[float]], look: dict[str, str], scale: float, *, marked: bool) -> None:
+def _draw_band(axes: Axes, curve: dict[str, list[float]], look: dict[str, Any], scale: float, *, marked: bool) -> None:
     step = np.asarray(curve["step"])
     low, mean, high = (scale * np.asarray(curve[key]) for key in ("low", "mean", "high"))
     axes.fill_between(step, low, high, color=look["color"], alpha=0.15, linewidth=0)
     marker = "o" if marked and len(step) <= MAX_MARKED_POINTS else None
-    axes.plot(step, mean, marker=marker, markersize=3.5, **look)  # pyright: ignore[reportArgumentType]
+    axes.plot(step, mean, marker=marker, markersize=3.5, **look)
 
 
 def trial_grids(group: dict[str, Any]) -> FigureFile | None:
@@ -78,7 +104,8 @@ def trial_grids(group: dict[str, Any]) -> FigureFile | None:
         f"Validation {group['validation_name']} in % of every trial; the outlined cell was chosen. Darker is better, "
         "on one scale for all methods.",
         f"Heat maps of the trials. {named}.",
-        render(lambda figure: _draw_grids(figure, grids), height_inches=height),
+        render(lambda figure: _draw_grids(figure, grids, narrow=False), height_inches=height),
+        render_narrow(lambda figure: _draw_grids(figure, grids, narrow=True), height_inches=height * len(grids)),
     )
 
 
@@ -86,19 +113,22 @@ def _axis(key: str) -> str:
     return numerals.short_key(key).replace("_", " ")
 
 
-def _draw_grids(figure: Figure, grids: list[dict[str, Any]]) -> None:
+def _draw_grids(figure: Figure, grids: list[dict[str, Any]], *, narrow: bool) -> None:
     values = [value for grid in grids for row in grid["cells"] for value in row if value is not None]
     low, high = min(values), max(values)
     scale = {"vmin": low, "vmax": max(high, low + 1e-3)}  # all equal: any scale, but not an empty one
     middle = (low + high) / 2
     widths = [len(grid["columns"]) for grid in grids]
-    panels = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
+    if narrow:
+        panels = figure.subplots(len(grids), 1, squeeze=False).ravel()
+    else:
+        panels = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
     for axes, grid in zip(panels, grids, strict=True):
         cells = np.asarray([[np.nan if value is None else value for value in row] for row in grid["cells"]])
         axes.pcolormesh(cells, cmap=HEAT, edgecolors="white", linewidth=2, **scale)
         for i, row in enumerate(grid["cells"]):
             for j, value in enumerate(row):
-                colour = "white" if value is not None and value > middle else INK
+                colour = "white" if value is not None and value > middle else CELL_INK
                 axes.text(j + 0.5, i + 0.5, numerals.percent(value), ha="center", va="center", color=colour, fontsize=9)
         if grid["chosen"] is not None:
             _outline(axes, *grid["chosen"])

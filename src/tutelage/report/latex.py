@@ -26,6 +26,7 @@ SPECIAL = {
     "|": r"\textbar{}",
 }
 MINUS = re.compile(r"-(?=\d)")
+NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9.:_-]+")
 LEAST_HEADING = 10  # characters; a narrower heading is not wrapped further
 
 
@@ -48,8 +49,8 @@ def to_latex(table: Table, *, command: str) -> str:
         r"  \centering",
         r"  \setlength{\belowcaptionskip}{6pt}",
         r"  \setlength{\tabcolsep}{4pt}",
-        rf"  \caption{{{escape(table.title)}. {escape(table.note)}}}",
-        rf"  \label{{tab:{table.name}}}",
+        rf"  \caption{{{escape(_title(table))}. {escape(_note(table))}}}",
+        rf"  \label{{tab:{NOT_IN_LABELS.sub('-', '-'.join(filter(None, (table.name, table.place))))}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{''.join(side(column) for column in table.columns)}}}",
         r"    \toprule",
@@ -57,12 +58,29 @@ def to_latex(table: Table, *, command: str) -> str:
         r"    \midrule",
     ]
     for index, row in enumerate(shown):
-        cells = [cell(text, column) for text, column in zip(row, table.columns, strict=True)]
-        if index in table.marked:
-            cells[0] = rf"\textbf{{{cells[0]}}}"
+        cells = [
+            _bold(cell(text, column)) if table.is_best(index, column) else cell(text, column)
+            for text, column in zip(row, table.columns, strict=True)
+        ]
+        if index in table.marked and table.marked_note:
+            cells[0] += r"\textsuperscript{\textdagger}"
         lines.append("    " + " & ".join(cells) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _title(table: Table) -> str:
+    return f"{table.title}, {table.place}" if table.place else table.title
+
+
+def _note(table: Table) -> str:
+    return f"{table.note} Dagger: {table.marked_note}" if table.marked and table.marked_note else table.note
+
+
+def _bold(text: str) -> str:
+    """Set the value in bold, its interval as it is."""
+    value, bracket, interval = text.partition(" [")
+    return rf"\textbf{{{value}}}{bracket}{interval}"
 
 
 def side(column: Column) -> str:

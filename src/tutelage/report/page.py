@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from tutelage.report import numerals
 from tutelage.report.answer import difference_interval, direction
 from tutelage.report.collect import Run
+from tutelage.report.compared import compared_lines
 from tutelage.report.figure_style import FigureFile
 from tutelage.report.inline_svg import inline_svg
 from tutelage.report.latex import to_latex
@@ -24,7 +25,8 @@ from tutelage.report.tables import Column, Table
 
 # Provenance that two computations of the same thing share; times, host and memory stay in provenance.json.
 SHOWN_PROVENANCE = ("commit", "recipe_file", "versions", "seeds", "hashes", "overrides")
-INTERVAL = re.compile(r"\[-?[0-9.]+, -?[0-9.]+\]")
+INTERVAL = re.compile(r"\[[-\u2212]?[0-9.]+, [-\u2212]?[0-9.]+\]")
+CODE = re.compile(r"`([^`]+)`")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -39,8 +41,8 @@ class GroupParts:
     items: dict[str, Any] | None
 
 
-def render_page(summary: dict[str, Any], groups: Sequence[GroupParts], runs: Sequence[Run]) -> str:
-    """Return the page; equal inputs give equal bytes."""
+def page_environment() -> tuple[Environment, Markup]:
+    """Return what renders a page, and the style that stands in it."""
     environment = Environment(
         loader=PackageLoader("tutelage.report", "templates"),
         autoescape=True,
@@ -50,12 +52,20 @@ def render_page(summary: dict[str, Any], groups: Sequence[GroupParts], runs: Seq
     )
     environment.filters["clean"] = clean
     environment.filters["sentence"] = sentence
-    style = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
+    return environment, Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
+
+
+def render_page(
+    summary: dict[str, Any], groups: Sequence[GroupParts], runs: Sequence[Run], across: Sequence[Table] = ()
+) -> str:
+    """Return the page; equal inputs give equal bytes."""
+    environment, style = page_environment()
     views = [_group_view(parts, summary["command"]) for parts in groups]
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         style=style,
         groups=views,
+        across=[table_view(table, across_prefix(table), summary["command"]) for table in across],
         provenance=describe_provenance(runs),
         recipe=_recipe_text(runs),
         runs=summary["runs"],
@@ -69,9 +79,10 @@ def clean(text: object) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """Set intervals back in weight, and keep numbers together with their signs."""
-    bound = str(escape(text)).replace(" %", "\u00a0%").replace(" points", "\u00a0points")
-    return Markup(INTERVAL.sub(lambda found: f'<span class="ci">{minus_sign(found[0])}</span>', bound))  # escaped above
+    """Set intervals back in weight and commands as code, with minus signs, and keep numbers with their units."""
+    bound = minus_sign(str(escape(text))).replace(" %", "\u00a0%").replace(" points", "\u00a0points")
+    coded = CODE.sub(r"<code>\1</code>", bound)
+    return Markup(INTERVAL.sub(lambda found: f'<span class="ci">{found[0]}</span>', coded))  # escaped above
 
 
 def _group_view(parts: GroupParts, command: str) -> dict[str, Any]:
@@ -81,9 +92,10 @@ def _group_view(parts: GroupParts, command: str) -> dict[str, Any]:
         "prefix": prefix,
         "heading": heading,
         "answer": group["answer"],
+        "compared": compared_lines(group["compared"]),
         "checks": group["checks"],
         "tiles": tiles(group),
-        "tables": {table.name: _table_view(table, prefix, command) for table in parts.tables},
+        "tables": {table.name: table_view(table, prefix, command) for table in parts.tables},
         "figures": [_figure_view(figure, prefix) for figure in parts.figures],
         "items": parts.items,
     }
@@ -123,10 +135,16 @@ def minus_sign(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)
 
 
-def _table_view(table: Table, prefix: str, command: str) -> dict[str, Any]:
+def across_prefix(table: Table) -> str:
+    """Return what stands before the name of a table over tasks: its student, where there are several."""
+    return f"{table.place}-" if table.place else ""
+
+
+def table_view(table: Table, prefix: str, command: str) -> dict[str, Any]:
+    """Return a table as the template shows it, with its files as addresses."""
     rows = [
-        {"marked": index in table.marked, "cells": [_cell_view(table, row, column) for column in table.columns]}
-        for index, row in enumerate(table.rows)
+        {"marked": index in table.marked, "cells": [_cell_view(table, index, column) for column in table.columns]}
+        for index in range(len(table.rows))
     ]
     files = {
         "csv": ("text/csv", to_csv(table)),
@@ -136,7 +154,7 @@ def _table_view(table: Table, prefix: str, command: str) -> dict[str, Any]:
     return {
         "anchor": f"{prefix}{table.name}",
         "title": table.title,
-        "note": table.note,
+        "note": f"{table.note} Shaded: {table.marked_note}" if table.marked and table.marked_note else table.note,
         "columns": table.columns,
         "rows": rows,
         "files": [
@@ -150,22 +168,24 @@ def _data_address(kind: str, content: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content.encode()).decode()}"
 
 
-def _cell_view(table: Table, row: dict[str, Any], column: Column) -> dict[str, Any]:
-    text = clean(table.shown(row, column))
+def _cell_view(table: Table, index: int, column: Column) -> dict[str, Any]:
+    text = clean(table.shown(table.rows[index], column))
     if not column.numeric:
-        return {"value": "–" if text == numerals.MISSING else text, "interval": "", "numeric": False}
+        return {"value": "–" if text == numerals.MISSING else text, "interval": "", "numeric": False, "best": False}
     value, bracket, interval = minus_sign(text).partition(" [")
     return {
         "value": "–" if value == numerals.MISSING else value,
         "interval": bracket.strip() + interval,
         "numeric": True,
+        "best": table.is_best(index, column),
     }
 
 
 def _figure_view(figure: FigureFile, prefix: str) -> dict[str, Any]:
     name = f"{prefix}{figure.name}"
     svg = inline_svg(figure.formats["svg"].decode(), prefix=name, alternative=figure.alternative)
-    return {"name": name, "title": figure.title, "caption": figure.caption, "svg": svg}
+    narrow = inline_svg(figure.narrow.decode(), prefix=f"{name}-narrow", alternative=figure.alternative)
+    return {"name": name, "title": figure.title, "caption": figure.caption, "svg": svg, "narrow": narrow}
 
 
 def describe_provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:

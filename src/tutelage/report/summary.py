@@ -6,9 +6,11 @@ In: an :class:`Experiment`. Out: one JSON-like record; tables, figures, page and
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tutelage.report.across import rank_over_tasks
 from tutelage.report.answer import answer
 from tutelage.report.arms import Arm, describe_arm, group_arms
 from tutelage.report.collect import Experiment, Run
+from tutelage.report.compared import describe_compared, stage_records
 from tutelage.report.comparisons import check_fairness, compare_arms, compare_pairs
 from tutelage.report.curves import arm_curves
 from tutelage.report.findings import TRAINED, find_chance, find_faults, is_trivial
@@ -26,10 +28,15 @@ SCORE_WORDS = {  # how people call a metric; the others as they are
 
 def summarise(experiment: Experiment, *, question: str, command: str) -> dict[str, Any]:
     """Return all numbers of an experiment; one group per task and student."""
+    records = stage_records(experiment.runs, experiment.folder) if experiment.folder is not None else {}
     groups = [
         _summarise_group(task, student, arms, experiment.trials)
+        | {"compared": describe_compared(arms, records.get(task) or {})}
         for (task, student), arms in group_arms(experiment.runs).items()
     ]
+    tasks = [group["task"] for group in groups]
+    for group in groups:
+        group["place"] = group["task"] if tasks.count(group["task"]) == 1 else f"{group['task']}-{group['student']}"
     return {
         "format_version": FORMAT_VERSION,
         "experiment": experiment.name,
@@ -43,6 +50,7 @@ def summarise(experiment: Experiment, *, question: str, command: str) -> dict[st
             "seed": RESAMPLING_SEED,
         },
         "groups": groups,
+        "across": rank_over_tasks(groups),
         "runs": [_name_run(run) for run in (*experiment.runs, *experiment.trials)],
     }
 
@@ -62,7 +70,7 @@ def _summarise_group(task: str, student: str | None, arms: Sequence[Arm], all_tr
         "task": task,
         "student": student,
         "score_name": SCORE_WORDS.get(name := arms[0].first.score_name, name),
-        "validation_name": metric,
+        "validation_name": SCORE_WORDS.get(metric, metric),
         "num_items": len(arms[0].first.scores.scores),
         "num_clusters": len(set(arms[0].first.scores.cluster_keys.tolist())),
         "chance": find_chance(arms),

@@ -58,18 +58,24 @@ def guard_formula(text: str) -> str:
 def to_markdown(table: Table, *, command: str) -> str:
     """Write a Markdown table with its note and the command that made it."""
     lines = [
-        f"**{escape_markdown(table.title)}**",
+        f"**{escape_markdown(f'{table.title}, {table.place}' if table.place else table.title)}**",
         "",
         _markdown_row([column.title for column in table.columns]),
         "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|",
     ]
     for index, row in enumerate(table.rows):
-        cells = [escape_markdown(table.shown(row, column)) for column in table.columns]
-        if index in table.marked:
-            cells[0] = f"**{cells[0]}**"
+        cells = [_markdown_cell(table, index, row, column) for column in table.columns]
+        if index in table.marked and table.marked_note:
+            cells[0] += " †"
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", escape_markdown(table.note), "", f"Command: {code_span(command)}"]
+    note = f"{table.note} †: {table.marked_note}" if table.marked and table.marked_note else table.note
+    lines += ["", escape_markdown(note), "", f"Command: {code_span(command)}"]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(table: Table, index: int, row: dict[str, Cell], column: Column) -> str:
+    value, bracket, interval = escape_markdown(table.shown(row, column)).partition(r" \[")
+    return f"**{value}**{bracket}{interval}" if table.is_best(index, column) else f"{value}{bracket}{interval}"
 
 
 def _markdown_row(cells: list[str]) -> str:

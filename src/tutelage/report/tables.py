@@ -3,18 +3,21 @@
 In: one group of the summary. Out: :class:`Table` records with raw values; ``table_formats`` and ``latex`` write them.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.report import numerals
 from tutelage.report.answer import difference_interval
+from tutelage.report.comparisons import TRAINED_ROLES
 from tutelage.report.numerals import unsigned_zero
 
 SEED_NOTE = (
     "sd: standard deviation over seeds (n - 1). t interval: 95 %, over seeds, n - 1 degrees of freedom; it asks about "
     "new seeds, the bootstrap above about new items."
 )
+JUDGED_NOTE = "the method that validation prefers, which the headline judges."
+SPLIT_WORDS = {"train": "Training", "adapt": "Adapting the teacher", "validation": "Validation", "test": "Test"}
 Cell = str | int | float | bool | None | Mapping[str, float]
 
 
@@ -26,6 +29,7 @@ class Column:
     title: str
     show: Callable[[Any], str] = str
     numeric: bool = True
+    best: Callable[..., float] | None = None  # max or min, where one value is the best
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,29 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[dict[str, Cell], ...]
     note: str
-    marked: frozenset[int] = frozenset()  # rows to set off: the method, the chosen trial
+    marked: frozenset[int] = frozenset()  # rows to set off: the judged method, the chosen trial
+    marked_note: str = ""  # what a marked row is; then its first cell has a dagger where there is no colour
+    ranked: frozenset[int] = frozenset()  # rows of which the best value is bold
+    place: str = ""  # task, and student where a task has several: names of two tables must not be the same
 
     def shown(self, row: dict[str, Cell], column: Column) -> str:
         """Return one cell as people read it; missing values as ``-``."""
         value = row.get(column.key)
         return numerals.MISSING if value is None else column.show(value)
+
+    def is_best(self, index: int, column: Column) -> bool:
+        """Tell whether a cell shows the best value of its column; there is none where all of them show the same."""
+        if column.best is None or index not in self.ranked or (own := _raw(self.rows[index], column)) is None:
+            return False
+        values = {i: value for i in self.ranked if (value := _raw(self.rows[i], column)) is not None}
+        shown = {i: column.show(self.rows[i][column.key]).partition(" [")[0] for i in values}
+        best = next(i for i, value in values.items() if value == column.best(values.values()))
+        return len(set(shown.values())) > 1 and (shown[index] == shown[best] or own == values[best])
+
+
+def _raw(row: Mapping[str, Cell], column: Column) -> float | None:
+    value = row.get(column.key)
+    return value["estimate"] if isinstance(value, Mapping) else value  # pyright: ignore[reportReturnType]
 
 
 def text_column(key: str, title: str) -> Column:
@@ -63,8 +84,10 @@ def points_with_interval(value: Mapping[str, int | float]) -> str:
 
 
 def group_tables(group: dict[str, Any]) -> list[Table]:
-    """Return all tables of one task and student that have at least one row."""
-    return [table for make in TABLES if (table := make(group)).rows]
+    """Return all tables of one task and student that say something: with a row, and seeds with a second seed."""
+    several = any(len(arm["seeds"]) > 1 for arm in group["arms"])
+    makers = [make for make in TABLES if several or make not in (seed_table, seed_difference_table)]
+    return [replace(table, place=group["place"]) for make in makers if (table := make(group)).rows]
 
 
 def main_table(group: dict[str, Any]) -> Table:
@@ -73,42 +96,75 @@ def main_table(group: dict[str, Any]) -> Table:
         text_column("label", "Arm"),
         Column("parameters", "Parameters", numerals.millions),
         Column("parameters_share", "Size, % of teacher", numerals.percent),
-        Column("score", f"{group['score_name'].capitalize()} %", share_with_interval),
-        Column("share_kept", "Teacher's kept, %", share_with_interval),
+        Column("score", f"{score_title(group['score_name'])} %", share_with_interval, best=max),
+        Column("share_kept", "Teacher's kept, %", share_with_interval, best=max),
         *_task_columns(group),
-        Column("kl_to_teacher", "KL to teacher (nats)", numerals.decimal),
-        Column("top1_agreement", "Top-1 agreement %", numerals.percent),
+        Column("kl_to_teacher", "KL to teacher (nats)", numerals.decimal, best=min),
+        Column("top1_agreement", "Top-1 agreement %", numerals.percent, best=max),
         Column("num_seeds", "Seeds", numerals.count),
     )
     rows = tuple({**arm, "num_seeds": len(arm["seeds"]) or None} for arm in group["arms"])
     note = (
         f"{group['num_items']:,} test items, scored once. In brackets: 95 % bootstrap interval over items, seeds "
-        "averaged within an item. Other columns: mean over seeds."
+        "averaged within an item; exact where all items say the same. Other columns: mean over seeds. Bold: the best "
+        "of the trained arms."
     )
     marked = frozenset(i for i, arm in enumerate(group["arms"]) if arm["label"] == group["answer"]["method"])
-    return Table("main", "Main result", columns, rows, note, marked)
+    ranked = frozenset(i for i, arm in enumerate(group["arms"]) if arm["role"] in TRAINED_ROLES)
+    return Table("main", "Main result", columns, rows, note, marked, JUDGED_NOTE, ranked)
 
 
 def _task_columns(group: dict[str, Any]) -> tuple[Column, ...]:
     """Return the further metrics of classes, of written answers, or of texts."""
-    valid = Column("valid_ratio", "Valid %", numerals.percent)
+    valid = Column("valid_ratio", "Valid %", numerals.percent, best=max)
     if any(arm.get("exact_match") is not None for arm in group["arms"]):
         return (*_other_scores(group, {"f1": "F1 %", "exact_match": "Exact match %"}), valid)
     if any(arm.get("bits_per_byte") is not None for arm in group["arms"]):
         shown = {"token_accuracy": "Token accuracy %", "token_probability": "Token probability %"}
         plain = {"nll": "Nats per token", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
-        return (*_other_scores(group, shown), *(Column(key, title, numerals.decimal) for key, title in plain.items()))
-    return (Column("macro_f1", "Macro-F1 %", numerals.percent), valid, Column("ece", "ECE", numerals.decimal))
+        return (*_other_scores(group, shown), *_small_is_best(plain), *_empty(group))
+    return (Column("macro_f1", "Macro-F1 %", numerals.percent, best=max), valid, *_small_is_best({"ece": "ECE"}))
+
+
+def _small_is_best(titles: Mapping[str, str]) -> list[Column]:
+    return [Column(key, title, numerals.decimal, best=min) for key, title in titles.items()]
+
+
+def _empty(group: dict[str, Any]) -> list[Column]:
+    """Return the share of empty answers, where it was measured."""
+    known = any(arm.get("answers_empty") is not None for arm in group["arms"])
+    return [Column("answers_empty", "Empty answers %", numerals.percent, best=min)] if known else []
+
+
+def score_title(name: str) -> str:
+    """Return a metric's name with a capital at its start, and ``F1`` as it is."""
+    return name[0].upper() + name[1:]
 
 
 def _other_scores(group: dict[str, Any], titles: Mapping[str, str]) -> list[Column]:
     """Return the scores that the items could have been judged by and were not."""
     own = f"{group['score_name']} %".lower()
-    return [Column(key, title, numerals.percent) for key, title in titles.items() if title.lower() != own]
+    return [Column(key, title, numerals.percent, best=max) for key, title in titles.items() if title.lower() != own]
 
 
 def comparison_table(group: dict[str, Any]) -> Table:
     """One row per method and rival."""
+    note = (
+        "Paired by item and seed; in brackets the 95 % bootstrap interval, exact where fewer than six items differ. "
+        "McNemar's exact test is pooled over seeds, which counts an item once per seed: read it beside the bootstrap, "
+        "and per seed below. Cohen's d is of the paired differences. Holm's rule runs over the rows of this table."
+    )
+    return _comparisons("comparisons", "Paired comparisons", group["comparisons"], note)
+
+
+def pair_table(group: dict[str, Any]) -> Table:
+    """One row per pair of trained arms."""
+    note = "Every trained arm against every other, on the same items. Holm's rule runs over all of these pairs."
+    is_more = any(arm["role"] == "method" for arm in group["arms"]) and len(group["pairs"]) > 1
+    return _comparisons("pairs", "All pairs of arms", group["pairs"] if is_more else (), note)
+
+
+def _comparisons(name: str, title: str, comparisons: Sequence[dict[str, Any]], note: str) -> Table:
     columns = (
         text_column("comparison", "Comparison"),
         Column("difference", "Difference, points", points_with_interval),
@@ -130,14 +186,36 @@ def comparison_table(group: dict[str, Any]) -> Table:
             "p_mcnemar": (comparison["mcnemar"] or {}).get("p_value"),
             "num_seeds": len(comparison["per_seed"]),
         }
-        for comparison in group["comparisons"]
+        for comparison in comparisons
     )
+    return Table(name, title, columns, rows, note)
+
+
+def across_table(across: dict[str, Any], *, place: str) -> Table:
+    """One row per arm, one column per task, and the mean rank over the tasks."""
+    tasks = across["tasks"]
+    columns = (
+        text_column("label", "Arm"),
+        *(
+            Column(f"score_{index}", f"{each['task']}: {each['score_name']} %", share_with_interval, best=max)
+            for index, each in enumerate(tasks)
+        ),
+        Column("mean_rank", "Mean rank", lambda value: numerals.decimal(value, digits=2), best=min),
+    )
+    rows = tuple(
+        {
+            "label": arm["label"],
+            "mean_rank": arm["mean_rank"],
+            **{f"score_{index}": arm["scores"][each["task"]] for index, each in enumerate(tasks)},
+        }
+        for arm in across["arms"]
+    )
+    ranked = frozenset(i for i, arm in enumerate(across["arms"]) if arm["role"] in TRAINED_ROLES)
     note = (
-        "Paired by item and seed; in brackets the 95 % bootstrap interval. McNemar's exact test is pooled over seeds, "
-        "which counts an item once per seed: read it beside the bootstrap, and per seed below. Cohen's d is of the "
-        "paired differences."
+        "Rank 1 is the best trained arm of a task, equal scores share a rank; the mean is over all tasks. Ranks say "
+        "nothing of size: see the paired comparisons of each task. Bold: the best of the trained arms."
     )
-    return Table("comparisons", "Paired comparisons", columns, rows, note)
+    return Table("tasks", "All tasks", columns, rows, note, ranked=ranked, place=place)
 
 
 def seed_table(group: dict[str, Any]) -> Table:
@@ -152,7 +230,7 @@ def seed_table(group: dict[str, Any]) -> Table:
         }
         for arm in arms
     )
-    title = f"{group['score_name'].capitalize()} % seed by seed"
+    title = f"{score_title(group['score_name'])} % seed by seed"
     return Table("per_seed", title, columns, rows, SEED_NOTE)
 
 
@@ -212,7 +290,7 @@ def trial_table(group: dict[str, Any]) -> Table:
     )
     rows = tuple({**trial, **trial["settings"]} for trial in group["trials"])
     marked = frozenset(i for i, trial in enumerate(group["trials"]) if trial["chosen"])
-    note = "Every trial of the search, all on validation rows; the test rows were not read."
+    note = "Every trial of the search, all on validation rows; the test rows were not read. Shaded: chosen."
     return Table("trials", "Trials", columns, rows, note, marked)
 
 
@@ -240,7 +318,7 @@ def budget_table(group: dict[str, Any]) -> Table:
             "num_runs": len(arm["run_ids"]),
             **arm["budget"],
             "num_trials": arm["num_trials"],
-            "settings": numerals.settings(arm["settings"]) or None,
+            "settings": arm["method_words"] or numerals.settings(arm["settings"]) or None,
         }
         for arm in group["arms"]
     )
@@ -248,5 +326,35 @@ def budget_table(group: dict[str, Any]) -> Table:
     return Table("budget", "Budget", columns, rows, note)
 
 
+def splits_table(group: dict[str, Any]) -> Table:
+    """One row per split: rows, and rows of each class."""
+    rows, classes = group["compared"]["rows"], group["compared"]["classes"]
+    names = list(dict.fromkeys(name for counts in classes.values() for name in counts))
+    columns = (
+        text_column("split", "Split"),
+        Column("rows", "Rows", numerals.count),
+        *(Column(f"class_{index}", name, numerals.count) for index, name in enumerate(names)),
+    )
+    lines = tuple(
+        {
+            "split": SPLIT_WORDS[split],
+            "rows": count,
+            **{f"class_{index}": (classes.get(split) or {}).get(name) for index, name in enumerate(names)},
+        }
+        for split, count in rows.items()
+    )
+    note = "Rows of each split" + (", and of each class in it." if names else ".")
+    return Table("splits", "Rows by split", columns, lines, note)
+
+
 # In the order of the page.
-TABLES = (main_table, comparison_table, seed_table, seed_difference_table, trial_table, budget_table)
+TABLES = (
+    splits_table,
+    main_table,
+    comparison_table,
+    pair_table,
+    seed_table,
+    seed_difference_table,
+    trial_table,
+    budget_table,
+)
