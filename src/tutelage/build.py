@@ -224,9 +224,21 @@ def student_compute(recipe: Recipe, student: Student) -> tuple[torch.device, tor
     return device, choose_dtype(student.dtype, device)
 
 
+def model_source(section: Teacher | Student, base_folder: Path) -> ModelSource:
+    """Find the weights that a section names; a student without a `model` has none of its own."""
+    assert section.model is not None, "the caller knows that the section names a model"
+    return resolve_model(
+        section.model,
+        base_folder=base_folder,
+        revision=section.revision,
+        adapter_weights=section.adapter_weights,
+        base=section.base,
+    )
+
+
 def teacher_source(recipe: Recipe, base_folder: Path) -> ModelSource:
     """Find the teacher's weights."""
-    return resolve_model(recipe.teacher.model, base_folder=base_folder, revision=recipe.teacher.revision)
+    return model_source(recipe.teacher, base_folder)
 
 
 def load_student(

@@ -223,10 +223,3 @@ def test_a_damaged_gguf_file_is_one_line_of_ours(tmp_path, content):
     for read in (load_tokenizer, lambda s: load_model(s, dtype=torch.float32, device=CPU)):
         with pytest.raises(ModelError, match="Cannot read the"):
             read(source)
-
-
-def test_a_gguf_file_without_the_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    source = ModelSource("a", str(tmp_path), gguf_file="a.gguf")
-    with pytest.raises(ModelError, match=r"tutelage\[gguf\]"):
-        load_model(source, dtype=torch.float32, device=CPU)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from tutelage.errors import ModelError
-from tutelage.models.source import ModelSource, check_weight_files, one_line, resolve_model
+from tutelage.models.folder import check_weight_files, one_line
+from tutelage.models.source import ModelSource, resolve_model
 
 
 @pytest.fixture

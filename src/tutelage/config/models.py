@@ -25,6 +25,19 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+AdapterWeights = Literal["merge", "ignore"]
+ADAPTER_WEIGHTS: Any = Field(
+    default=None,
+    description="Where an adapter lies beside the model's weights: `merge` adds it to them, `ignore` leaves it out; "
+    "null: such a folder is refused.",
+)
+BASE: Any = Field(
+    default=None,
+    description="Where `model` is an adapter saved by peft: the model that it was trained on; null: the one that it "
+    "names itself. The two are merged.",
+)
+
+
 class LoraAdapter(Section):
     """Train low-rank matrices beside frozen weights."""
 
@@ -87,6 +100,8 @@ class Teacher(Section):
         default="auto", description="`cuda`, `cuda:N`, `mps` or `cpu`; auto: the first of them there is."
     )
     revision: NonEmpty | None = Field(default=None, description="Commit, tag or branch on the hub.")
+    adapter_weights: AdapterWeights | None = ADAPTER_WEIGHTS
+    base: NonEmpty | None = BASE
     licence: NonEmpty | None = Field(default=None, description="Licence to record, where the model does not state one.")
     adapt: Adapt | None = Field(default=None, description="Fit the teacher to a task first; null: take it as it is.")
 
@@ -108,6 +123,8 @@ class Student(Section):
         default=None, description="As `teacher.model`; null: the teacher itself (as adapted)."
     )
     revision: NonEmpty | None = Field(default=None, description="Commit, tag or branch on the hub.")
+    adapter_weights: AdapterWeights | None = ADAPTER_WEIGHTS
+    base: NonEmpty | None = BASE
     shrink: Shrink | None = Field(default=None, description="Leave out layers first; null: keep all.")
     adapter: Adapter = Field(
         default=NoAdapter(kind="none"), description="What is trained: every weight (`none`) or adapters (`lora`)."
@@ -119,6 +136,12 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _revision_has_a_model(self) -> "Student":
-        if self.revision is not None and self.model is None:
-            refuse([(("revision",), "belongs to a `model`, and none is given here; the teacher has its own revision")])
+        given = [name for name in ("revision", "adapter_weights", "base") if getattr(self, name) is not None]
+        if self.model is None and given:
+            refuse(
+                [
+                    ((name,), f"belongs to a `model`, and none is given here; the teacher has its own {name}")
+                    for name in given
+                ]
+            )
         return self

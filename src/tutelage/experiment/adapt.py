@@ -54,7 +54,7 @@ def _part(context: Context, section: Adapt) -> dict[str, Any]:
 def _reads(context: Context, section: Adapt, prepared: Mapping[str, Node]) -> dict[str, str] | None:
     """Name the teacher, and of the rows what adaptation reads: other distillation rows need no other teacher."""
     teacher = context.recipe.teacher
-    reads = {"teacher": model_identity(context, teacher.model, teacher.revision)}
+    reads = {"teacher": model_identity(context, teacher)}
     for task in section.tasks:
         manifest = prepared[task].manifest()
         if manifest is None:

@@ -45,8 +45,7 @@ def recipe_graph(context: Context) -> RecipeGraph:
         nodes.append(adapted)
         teacher = Origin("teacher", adapted.digest, (adapted,))
     else:
-        model, revision = recipe.teacher.model, recipe.teacher.revision
-        teacher = Origin("teacher", lambda: model_identity(context, model, revision))
+        teacher = Origin("teacher", lambda: model_identity(context, recipe.teacher))
     taught = {task: teach_node(context, task, prepared[task], teacher) for task in recipe.tasks}
     nodes += taught.values()
     first_task = next(iter(recipe.tasks))
@@ -84,5 +83,4 @@ def _origin(context: Context, student: str, teacher: Origin) -> Origin:
     section = context.recipe.students[student]
     if section.model is None:
         return teacher
-    model, revision = section.model, section.revision
-    return Origin("student", lambda: model_identity(context, model, revision))
+    return Origin("student", lambda: model_identity(context, section))

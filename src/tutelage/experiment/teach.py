@@ -254,16 +254,13 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
     from tutelage.data import teacher_row
     from tutelage.experiment.sequences import sequence_facts
     from tutelage.models.device import describe_device, identity_of
-    from tutelage.models.fingerprint import model_fingerprint
-    from tutelage.models.load import local_folder
+    from tutelage.models.fingerprint import source_fingerprint
     from tutelage.teacher import teach
     from tutelage.train.signals import stop_signals
 
     source, compute = lesson.source, describe_device(lesson.device, lesson.dtype)
     columns = signal_columns(lesson.model, context.recipe.signals, class_token_ids=lesson.class_ids)
-    fingerprint = model_fingerprint(
-        local_folder(source), dtype=lesson.dtype, extra=identity_of(compute), gguf_file=source.gguf_file
-    )  # fmt: skip
+    fingerprint = source_fingerprint(source, dtype=lesson.dtype, extra=identity_of(compute))
     with stop_signals() as stop:
         report = teach(
             lesson.model,

@@ -5,17 +5,23 @@ In: a plain model and its tokenizer. Out: safetensors, config and tokenizer file
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tutelage.errors import DiskError, ModelError
-from tutelage.models.load import quiet
+from tutelage.errors import DiskError, IntegrityError, ModelError
+from tutelage.models.finite import require_finite
+from tutelage.models.load import load_model, quiet
+from tutelage.models.source import ModelSource
 from tutelage.store import make_folder, write_json
 
 PRIVATE_KEYS = ("_name_or_path", "_model_name_or_path", "name_or_path", "base_model_name_or_path")
+PROBE_TOKENS = 7
+LOGIT_TOLERANCE = 1e-2  # equal weights and settings give equal logits; rounding of another kernel is no other model
 CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 
 
@@ -34,8 +40,10 @@ def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         ModelError: If the model is wrapped.
         DiskError: If the disk is full.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"Found a {type(model).__name__}, expected a plain model. Merge the adapter (merge_adapter).")
+    require_finite(model, "the finished model")
+    _say_ties(model)
     make_folder(folder)
     try:
         with quiet():
@@ -49,7 +57,60 @@ def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         raise ModelError(f"Cannot write the weights to {folder}: {error}") from error
     for name in CONFIG_FILES:
         _clear_private(folder / name)
+    require_same(model, folder)
     return folder
+
+
+def require_same(model: PreTrainedModel, folder: Path) -> None:
+    """Load a saved model back and compare it with the one in memory: weights, buffers, settings, logits.
+
+    Args:
+        model: What was saved.
+        folder: Where.
+
+    Raises:
+        IntegrityError: If the files give another model: nothing of it may be committed.
+    """
+    again = load_model(ModelSource("the saved model", str(folder)), dtype=model.dtype, device=model.device)
+    difference = _first_difference(model, again)
+    if difference is not None:
+        raise IntegrityError(
+            f"What was written to {folder} is not the model that was trained: {difference}. Nothing was committed. "
+            "This architecture cannot be saved by this version of transformers; report it."
+        )
+
+
+def _first_difference(model: PreTrainedModel, again: PreTrainedModel) -> str | None:
+    own, new = dict(_tensors(model)), dict(_tensors(again))
+    for name in sorted(own.keys() | new.keys()):
+        if name not in new or name not in own:
+            return f"{name} is {'not in the files' if name in own else 'in the files only'}"
+        if own[name].dtype != new[name].dtype or not torch.equal(own[name], new[name]):
+            return f"{name} has other values ({own[name].dtype} {tuple(own[name].shape)} in memory)"
+    was_training = model.training
+    ids_BT = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    try:
+        with torch.inference_mode():
+            own_BTV, new_BTV = (each.eval()(input_ids=ids_BT, use_cache=False).logits for each in (model, again))
+    finally:
+        model.train(was_training)
+    largest = float(own_BTV.abs().max())
+    moved = float((own_BTV - new_BTV).abs().max())
+    return None if moved <= LOGIT_TOLERANCE * largest else f"its logits differ by {moved:.1e} of {largest:.1e}"
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """List weights and buffers, those too that no file holds (rotary tables)."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _say_ties(model: PreTrainedModel) -> None:
+    """Let the config say whether head and embeddings are one, as the weights do; some checkpoints contradict theirs."""
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if head is not None and getattr(config, "tie_word_embeddings", False):
+        tied = head.weight is model.get_input_embeddings().weight
+        config.tie_word_embeddings = model.config.tie_word_embeddings = bool(tied)
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.models.device import dtype_name
+from tutelage.models.folder import check_weight_files, read_json_object
 from tutelage.models.head import plain_model
-from tutelage.models.source import check_weight_files, read_json_object
+from tutelage.models.load import local_folder, seen
+from tutelage.models.source import ModelSource
 from tutelage.store import file_sha256, value_digest
 
 FINGERPRINT_VERSION = 1
@@ -60,6 +62,19 @@ def model_fingerprint(
         "extra": extra or {},
     }
     return value_digest(identity, length=16)
+
+
+def source_fingerprint(source: ModelSource, *, dtype: torch.dtype, extra: dict[str, Any] | None = None) -> str:
+    """Hash what a source's outputs depend on, the adapter that is merged into it included.
+
+    Raises:
+        ModelError: If a file cannot be read.
+    """
+    source = seen(source)
+    adapter = Path(source.adapter) if source.adapter is not None else None
+    return model_fingerprint(
+        local_folder(source), dtype=dtype, extra=extra, adapter=adapter, gguf_file=source.gguf_file
+    )
 
 
 def _folder_content(folder: Path, gguf_file: str | None) -> dict[str, Any]:

@@ -5,17 +5,20 @@ Only safetensors and GGUF are read; ``trust_remote_code`` is False; every weight
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import struct
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.utils as hub_utils
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +27,10 @@ from transformers.utils import logging as transformers_logging
 
 from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
-from tutelage.models.source import ModelSource, check_weight_files, one_line
+from tutelage.models.finite import require_finite
+from tutelage.models.folder import check_weight_files, one_line
+from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
+from tutelage.models.source import ModelSource, with_adapter
 from tutelage.models.template import render_text
 
 # What transformers, safetensors, gguf and json raise on files that are missing, damaged or foreign
@@ -43,6 +49,10 @@ FOREIGN_ERRORS = (
 )
 OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError that says so
 OBSOLETE_WEIGHTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")  # buffers that old checkpoints carry
+# Where transformers is to look for an adapter that it would apply by itself: nowhere.
+NO_ADAPTER = {"subfolder": "no-adapter-is-applied-by-itself"}
+ADAPTER_FILES = ["adapter_*", "*.json", "*.jinja", "tokenizer*", "*.model", "*.safetensors", "README.md"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 ANSWER = "tutelage-answer"  # stands for the assistant's words when a chat template is read
 
 
@@ -55,8 +65,9 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: If it cannot be read, or has neither a padding nor an end token.
     """
+    source = seen(source)
     with quiet(), readable(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+        tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_tokenizer_place(source))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"The tokenizer of {source.name} has neither a padding nor an end token. Use another one.")
@@ -74,13 +85,18 @@ def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device)
     Raises:
         ModelError: If it cannot be read, a weight is missing from the files, or it is quantised otherwise.
         MemoryExhaustedError: If the device's memory does not suffice.
+        NumericsError: If a weight holds NaN or infinity.
     """
     keep_freed_memory()
+    source = seen(source)
     if source.folder is not None and source.gguf_file is None:
         check_weight_files(source.folder)
     model = _load_gguf(source, dtype) if source.gguf_file else _load_safetensors(source, dtype)
     with readable(source, "model"):
         model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
+    if source.adapter is not None:
+        model = merge_saved(model, Path(source.adapter))
+    require_finite(model, source.name)
     model.config.name_or_path = ""  # a path of this machine has no place in what we save
     return model.eval()
 
@@ -91,6 +107,7 @@ def load_config(source: ModelSource) -> Any:
     Raises:
         ModelError: If it cannot be read.
     """
+    source = seen(source)
     with quiet(), readable(source, "configuration"):
         return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
 
@@ -118,11 +135,32 @@ def local_folder(source: ModelSource) -> Path:
     Raises:
         ModelError: If a hub id was not downloaded yet.
     """
+    source = seen(source)
     if source.folder is not None:
         return source.folder
     with quiet(), readable(source, "files"):
         config_file = cached_file(source.path, "config.json", revision=source.revision, local_files_only=True)
     return Path(str(config_file)).parent
+
+
+@functools.lru_cache(maxsize=64)
+def seen(source: ModelSource) -> ModelSource:
+    """Look into the files of a hub id for an adapter; a local source was looked into when it was resolved.
+
+    Raises:
+        ModelError: As :func:`tutelage.models.source.with_adapter`.
+    """
+    if source.folder is not None or source.adapter is not None:
+        return source
+    plain = replace(source, adapter_weights=None, base=None)
+    with quiet(), readable(source, "files"):
+        found = cached_file(
+            source.path, ADAPTER_CONFIG, revision=source.revision, _raise_exceptions_for_missing_entries=False
+        )
+        if found is None:
+            return with_adapter(plain, None, source.adapter_weights, source.base)
+        files = snapshot_download(source.path, revision=source.revision, allow_patterns=ADAPTER_FILES)
+    return with_adapter(plain, Path(files), source.adapter_weights, source.base)
 
 
 @contextlib.contextmanager
@@ -174,6 +212,13 @@ def _where(source: ModelSource) -> dict[str, Any]:
     return local | ({"gguf_file": source.gguf_file} if source.gguf_file else {})
 
 
+def _tokenizer_place(source: ModelSource) -> dict[str, Any]:
+    """Prefer the tokenizer that was saved with an adapter: its training may have added tokens or a template."""
+    if source.adapter is not None and any((Path(source.adapter) / name).is_file() for name in TOKENIZER_FILES):
+        return {"pretrained_model_name_or_path": source.adapter, "local_files_only": True}
+    return {"pretrained_model_name_or_path": source.path, **_where(source)}
+
+
 def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
     # Otherwise transformers asks a service of the hub to convert pickled weights, and loads what it answers.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -186,6 +231,7 @@ def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedMode
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
+            adapter_kwargs=NO_ADAPTER,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below by name
             **_where(source),
@@ -213,7 +259,9 @@ def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
     # The bar over GGUF tensors is plain tqdm on stderr, without a switch.
     with quiet(), readable(source, "model"), contextlib.redirect_stderr(io.StringIO()):
-        read = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32, **_where(source))
+        read = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=torch.float32, adapter_kwargs=NO_ADAPTER, **_where(source)
+        )
         return rebuild_plain(read, dtype)
 
 

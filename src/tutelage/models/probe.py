@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tutelage.errors import ModelError
 from tutelage.models.device import dtype_name
+from tutelage.models.folder import one_line
 from tutelage.models.head import final_hidden, find_head, plain_model
-from tutelage.models.source import one_line
 from tutelage.models.taps import compare_taps
 from tutelage.types import Batch, OutputHead
 

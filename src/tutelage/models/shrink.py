@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
+from tutelage.models.folder import one_line
 from tutelage.models.head import final_hidden, plain_model
-from tutelage.models.source import one_line
 from tutelage.types import Batch
 
 # Lists in a config with one entry per decoder layer.

@@ -1,21 +1,21 @@
-"""Where a model comes from: a sample, a folder, a GGUF file or a hub id.
+"""Where a model comes from: a sample, a folder, a GGUF file or a hub id; and an adapter that belongs on top.
 
-In: the string of a recipe. Out: a ``ModelSource``; nothing is loaded and no network is used (a sample is fetched once).
+In: the strings of a recipe. Out: a ``ModelSource``; nothing is loaded, no network is used (a sample is fetched once).
 """
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from tutelage.errors import ModelError
+from tutelage.models.folder import PICKLED, check_weight_files, has_weights, licence_of, read_json_object
+from tutelage.models.saved_adapter import check_adapter, holds_adapter, recorded_base
 
 SAMPLE_PREFIX = "sample:"
 SOURCE_FILE = "source.json"  # beside the weights of a sample or an adapted teacher: display name, licence
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-LICENCE_LINE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
+AdapterWeights = Literal["merge", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class ModelSource:
     gguf_file: str | None = None
     revision: str | None = None
     licence: str | None = None
+    adapter: str | None = None  # the folder of an adapter that is merged into the weights of `path`
+    # What the recipe says about adapters; kept for hub ids, whose files are seen only when something is read.
+    adapter_weights: AdapterWeights | None = None
+    base: "ModelSource | None" = None
 
     @property
     def folder(self) -> Path | None:
@@ -34,81 +38,101 @@ class ModelSource:
         return Path(self.path) if Path(self.path).is_dir() else None
 
 
-def resolve_model(model: str, *, base_folder: Path, revision: str | None = None) -> ModelSource:
+def resolve_model(
+    model: str,
+    *,
+    base_folder: Path,
+    revision: str | None = None,
+    adapter_weights: AdapterWeights | None = None,
+    base: str | None = None,
+) -> ModelSource:
     """Turn a recipe's ``model`` into a source.
 
     Args:
         model: ``sample:NAME``, a folder, a ``.gguf`` file, or a hub id. Relative paths start at ``base_folder``.
         base_folder: The folder of the recipe.
         revision: A commit, tag or branch of a hub id.
+        adapter_weights: Whether an adapter that lies beside the weights is merged into them.
+        base: The model that an adapter without weights belongs to; None: the one that the adapter names.
 
     Raises:
-        ModelError: If it names nothing, or weights that are not safetensors.
+        ModelError: If it names nothing, weights that are not safetensors, or an adapter that nothing is said about.
     """
+    below = resolve_model(base, base_folder=base_folder) if base is not None else None
     if model.startswith(SAMPLE_PREFIX):
-        return _sample(model)
+        return with_adapter(_sample(model), None, adapter_weights, below)
     path = (base_folder / Path(model).expanduser()).resolve()
     if model.endswith(".gguf"):
-        return _gguf(model, path)
+        return with_adapter(_gguf(model, path), path.parent, adapter_weights, below)
     if model.endswith(PICKLED) or model.endswith(".safetensors"):
         raise ModelError(f"{model} is a weight file, expected the folder that holds config.json and *.safetensors.")
     if path.is_dir():
-        return _folder(path, name=path.name)
+        return with_adapter(_folder(path, name=path.name), path, adapter_weights, below, base_folder)
     if path.exists() or model.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(model):
         raise ModelError(
             f"No model at {model!r} (looked in {base_folder}). Expected a folder with config.json and *.safetensors, "
             "a .gguf file, sample:NAME, or a hub id like owner/name."
         )
-    return ModelSource(model, model, revision=revision)
+    return ModelSource(model, model, revision=revision, adapter_weights=adapter_weights, base=below)
 
 
-def check_weight_files(folder: Path) -> list[Path]:
-    """Return a folder's safetensors files; the index may name only files of the folder, no link may lead out.
-
-    Raises:
-        ModelError: If config.json or the weights are missing, pickled, or point elsewhere.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json. Expected a model saved by `save_pretrained`.")
-    files = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json_object(index).get("weight_map")
-        named = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
-        bad = sorted(name for name in named if Path(name).name != name or not (folder / name).is_file())
-        if bad:
-            raise ModelError(f"{index} names {bad[0]!r}, which is not a file of this folder. Download the model again.")
-        files = sorted(folder / name for name in named)
-        if not files:
-            raise ModelError(f"{index} names no weight file in `weight_map`. Download the model again.")
-    if not files:
-        raise ModelError(_no_safetensors(folder))
-    for file in files:
-        if not _stays_inside(file, folder):
-            raise ModelError(f"{file} is a link out of its folder. Copy the weights into the folder.")
-    return files
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a model folder.
+def with_adapter(
+    source: ModelSource,
+    folder: Path | None,
+    adapter_weights: AdapterWeights | None,
+    base: ModelSource | None,
+    base_folder: Path = Path(),
+) -> ModelSource:
+    """Say which adapter belongs on top of a source, as the recipe and the files of ``folder`` say.
 
     Raises:
-        ModelError: If the file is missing, is no JSON, or holds something else.
+        ModelError: If an adapter lies beside weights without a word in the recipe, a base is missing, or the recipe
+            speaks of an adapter that is not there.
     """
+    if folder is None or not holds_adapter(folder):
+        if adapter_weights is not None or base is not None:
+            key = "adapter_weights" if adapter_weights is not None else "base"
+            raise ModelError(f"`{key}` speaks of an adapter, but {source.name} has none ({source.path}). Remove it.")
+        return source
+    if source.gguf_file is not None or has_weights(folder):
+        if base is not None:
+            raise ModelError(f"{folder} holds whole weights, so nothing is its `base`. Remove `base`.")
+        if adapter_weights is None:
+            raise ModelError(
+                f"{folder} holds whole weights and an adapter beside them (adapter_config.json). Say which model is "
+                "meant: `adapter_weights: ignore` takes the weights as they are, `adapter_weights: merge` adds the "
+                "adapter to them (wrong where it was merged before)."
+            )
+        if adapter_weights == "ignore":
+            return source
+        check_adapter(folder)
+        return replace(source, adapter=str(folder), name=f"{source.name} with its adapter")
+    if adapter_weights is not None:
+        raise ModelError(f"{folder} is an adapter without weights of its own. Remove `adapter_weights`; `base` names.")
+    check_adapter(folder)
+    below = base or _recorded(folder, base_folder)
+    if below.adapter is not None or below.base is not None:
+        raise ModelError(f"The base of the adapter {folder} is an adapter itself. Merge that one first.")
+    return replace(
+        below, adapter=str(folder), name=f"{source.name} on {below.name}", licence=source.licence or below.licence
+    )
+
+
+def _recorded(folder: Path, base_folder: Path) -> ModelSource:
+    """Resolve the base that an adapter names itself: a path of this machine, or a hub id."""
+    named, revision = recorded_base(folder)
+    if named is None:
+        raise ModelError(
+            f"{folder} is an adapter that does not say which model it was trained on. Name that model with `base`, "
+            "beside `model`."
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Cannot read {path}: {one_line(error)}. Expected JSON; download the model again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}, expected an object. Download the model again.")
-    return content
-
-
-def one_line(error: BaseException, *, limit: int = 200) -> str:
-    """Shorten a foreign error to its kind and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    text = " ".join(lines[0].split()).rstrip(" .:") if lines else ""
-    return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
+        return resolve_model(named, base_folder=base_folder, revision=revision)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder} is an adapter for {named!r}, which is not to be had here ({error}) Name that model with `base`, "
+            "beside `model`."
+        ) from error
 
 
 def _sample(model: str) -> ModelSource:
@@ -121,35 +145,12 @@ def _sample(model: str) -> ModelSource:
 def _folder(folder: Path, *, name: str) -> ModelSource:
     """Describe a folder; one of ours says its display name and licence itself."""
     facts = read_json_object(folder / SOURCE_FILE) if (folder / SOURCE_FILE).is_file() else {}
-    check_weight_files(folder)
-    return ModelSource(facts.get("name", name), str(folder), licence=facts.get("licence") or _licence_of(folder))
+    if has_weights(folder) or not holds_adapter(folder):
+        check_weight_files(folder)
+    return ModelSource(facts.get("name", name), str(folder), licence=facts.get("licence") or licence_of(folder))
 
 
 def _gguf(model: str, path: Path) -> ModelSource:
     if not path.is_file():
         raise ModelError(f"No file at {path}. Expected a .gguf file; check `model: {model}`.")
     return ModelSource(path.stem, str(path.parent), gguf_file=path.name)
-
-
-def _no_safetensors(folder: Path) -> str:
-    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
-    if pickled:
-        return (
-            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when they are read. Expected "
-            "*.safetensors: convert it once where you trust it, with `save_pretrained` of transformers."
-        )
-    return f"{folder} has no *.safetensors file. Expected a model saved by `save_pretrained`."
-
-
-def _stays_inside(file: Path, folder: Path) -> bool:
-    target, root = file.resolve(), folder.resolve()
-    # The hub's own cache keeps NAME/snapshots/COMMIT/file as a link to NAME/blobs/HASH.
-    hub_blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
-    return target.is_relative_to(root) or target.is_relative_to(hub_blobs)
-
-
-def _licence_of(folder: Path) -> str | None:
-    """Read ``license:`` from a model card; None when the folder has no card."""
-    card = folder / "README.md"
-    found = LICENCE_LINE.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
-    return found.group(1).strip("'\"") if found else None

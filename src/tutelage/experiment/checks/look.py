@@ -11,7 +11,7 @@ from tutelage.config import Recipe
 from tutelage.errors import TutelageError
 from tutelage.experiment.checks.findings import Key, Refusal
 from tutelage.experiment.stage import Context
-from tutelage.models.source import ModelSource, resolve_model
+from tutelage.models.source import ModelSource
 
 T = TypeVar("T")
 
@@ -31,12 +31,10 @@ class Look:
 
     def teacher_source(self) -> ModelSource | None:
         """The teacher as the recipe names it."""
-        teacher = self.recipe.teacher
-        return self.once(
-            ("teacher", "model"),
-            "source",
-            lambda: resolve_model(teacher.model, base_folder=self.context.base_folder, revision=teacher.revision),
-        )
+        from tutelage.build import model_source
+
+        section = self.recipe.teacher
+        return self.once(("teacher", "model"), "source", lambda: model_source(section, self.context.base_folder))
 
     def teacher_config(self) -> Any | None:
         """The teacher's configuration."""
@@ -54,15 +52,13 @@ class Look:
 
     def student_source(self, student: str) -> ModelSource | None:
         """What a student is made from: its own model, else the teacher."""
+        from tutelage.build import model_source
+
         section = self.recipe.students[student]
         if section.model is None:
             return self.teacher_source()
-        model, revision = section.model, section.revision
-        return self.once(
-            ("students", student, "model"),
-            "source",
-            lambda: resolve_model(model, base_folder=self.context.base_folder, revision=revision),
-        )
+        where = ("students", student, "model")
+        return self.once(where, "source", lambda: model_source(section, self.context.base_folder))
 
     def student_config(self, student: str) -> Any | None:
         """A student's configuration before any layer is cut."""
