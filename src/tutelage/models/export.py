@@ -7,6 +7,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -88,7 +89,8 @@ def _first_difference(model: PreTrainedModel, again: PreTrainedModel) -> str | N
         if own[name].dtype != new[name].dtype or not torch.equal(own[name], new[name]):
             return f"{name} has other values ({own[name].dtype} {tuple(own[name].shape)} in memory)"
     was_training = model.training
-    ids_BT = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    ids_BT = torch.arange(PROBE_TOKENS, device=model.device)[None] % embedding.weight.shape[0]
     try:
         with torch.inference_mode():
             own_BTV, new_BTV = (each.eval()(input_ids=ids_BT, use_cache=False).logits for each in (model, again))
