@@ -1,10 +1,13 @@
 import json
 
 import pytest
+from tiny_gguf import write_gguf
 
 from tutelage.errors import ModelError
 from tutelage.models.folder import check_weight_files, one_line
 from tutelage.models.source import ModelSource, resolve_model
+
+EMPTY = b"\x02" + bytes(7) + b"{}"  # a safetensors file without weights
 
 
 @pytest.fixture
@@ -12,7 +15,7 @@ def folder(tmp_path):
     made = tmp_path / "teacher"
     made.mkdir()
     (made / "config.json").write_text("{}")
-    (made / "model.safetensors").write_bytes(b"x")
+    (made / "model.safetensors").write_bytes(EMPTY)
     return made
 
 
@@ -35,7 +38,7 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name, tmp_path):
 
 
 def test_a_gguf_file_is_named_with_its_quantisation(tmp_path):
-    (tmp_path / "Tiny.Q4_1.gguf").write_bytes(b"GGUF")
+    write_gguf(tmp_path / "Tiny.Q4_1.gguf")
     source = resolve_model("Tiny.Q4_1.gguf", base_folder=tmp_path)
     assert source == ModelSource("Tiny.Q4_1", str(tmp_path), gguf_file="Tiny.Q4_1.gguf")
     with pytest.raises(ModelError, match="No file at"):
@@ -110,7 +113,7 @@ def test_the_hubs_own_snapshot_layout_is_accepted(tmp_path):
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "c0ffee"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
-    (blobs / "aa").write_bytes(b"x")
+    (blobs / "aa").write_bytes(EMPTY)
     (snapshot / "model.safetensors").symlink_to(blobs / "aa")
     (snapshot / "config.json").write_text("{}")
     assert check_weight_files(snapshot) == [snapshot / "model.safetensors"]

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
 from tutelage.models.finite import require_finite
-from tutelage.models.folder import check_weight_files, one_line
+from tutelage.models.folder import check_weight_files, one_line, refuse_pointers
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter
 from tutelage.models.template import render_text
@@ -66,8 +66,16 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         ModelError: If it cannot be read, or has neither a padding nor an end token.
     """
     source = seen(source)
-    with quiet(), readable(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_tokenizer_place(source))
+    place = _tokenizer_place(source)
+    beside = [Path(place["pretrained_model_name_or_path"]) / name for name in TOKENIZER_FILES]
+    refuse_pointers(beside)
+    try:
+        tokenizer = _read_tokenizer(source, place)
+    except ModelError:
+        if "gguf_file" not in place or not any(path.is_file() for path in beside):
+            raise
+        # what a GGUF file says of its tokenizer may be more than transformers can build; then files beside it count
+        tokenizer = _read_tokenizer(source, {name: value for name, value in place.items() if name != "gguf_file"})
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"The tokenizer of {source.name} has neither a padding nor an end token. Use another one.")
@@ -212,6 +220,11 @@ def _where(source: ModelSource) -> dict[str, Any]:
     return local | ({"gguf_file": source.gguf_file} if source.gguf_file else {})
 
 
+def _read_tokenizer(source: ModelSource, place: dict[str, Any]) -> PreTrainedTokenizerBase:
+    with quiet(), readable(source, "tokenizer"):
+        return AutoTokenizer.from_pretrained(trust_remote_code=False, **place)
+
+
 def _tokenizer_place(source: ModelSource) -> dict[str, Any]:
     """Prefer the tokenizer that was saved with an adapter: its training may have added tokens or a template."""
     if source.adapter is not None and any((Path(source.adapter) / name).is_file() for name in TOKENIZER_FILES):
@@ -259,9 +272,16 @@ def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
     # The bar over GGUF tensors is plain tqdm on stderr, without a switch.
     with quiet(), readable(source, "model"), contextlib.redirect_stderr(io.StringIO()):
-        read = AutoModelForCausalLM.from_pretrained(
-            source.path, dtype=torch.float32, adapter_kwargs=NO_ADAPTER, **_where(source)
+        answer: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=torch.float32, adapter_kwargs=NO_ADAPTER, output_loading_info=True, **_where(source)
         )
+        read, loaded = answer
+        missing = sorted(set(loaded["missing_keys"]) - set(read.all_tied_weights_keys or {}))
+        if missing:
+            raise ModelError(
+                f"{source.name} ({source.gguf_file}) lacks {', '.join(missing[:3])} ({len(missing)} such weights), "
+                f"which a {type(read).__name__} has. Download the file again, or ask who converted it."
+            )
         return rebuild_plain(read, dtype)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tutelage.errors import ModelError
 from tutelage.models.folder import PICKLED, check_weight_files, has_weights, licence_of, read_json_object
+from tutelage.models.gguf_file import check_gguf
 from tutelage.models.saved_adapter import check_adapter, holds_adapter, recorded_base
 
 SAMPLE_PREFIX = "sample:"
@@ -145,12 +146,26 @@ def _sample(model: str) -> ModelSource:
 def _folder(folder: Path, *, name: str) -> ModelSource:
     """Describe a folder; one of ours says its display name and licence itself."""
     facts = read_json_object(folder / SOURCE_FILE) if (folder / SOURCE_FILE).is_file() else {}
+    gguf_files = sorted(file.name for file in folder.glob("*.gguf"))
+    if gguf_files and not has_weights(folder):
+        return _only_gguf(folder, gguf_files)
     if has_weights(folder) or not holds_adapter(folder):
         check_weight_files(folder)
     return ModelSource(facts.get("name", name), str(folder), licence=facts.get("licence") or licence_of(folder))
 
 
+def _only_gguf(folder: Path, names: list[str]) -> ModelSource:
+    """Describe a folder whose only weights are GGUF files; tokenizer files beside them are welcome."""
+    if len(names) > 1:
+        raise ModelError(
+            f"{folder} holds {len(names)} GGUF files ({', '.join(names[:3])}{', ...' * (len(names) > 3)}). Name one of "
+            "them under `model`."
+        )
+    return _gguf(str(folder / names[0]), folder / names[0])
+
+
 def _gguf(model: str, path: Path) -> ModelSource:
     if not path.is_file():
         raise ModelError(f"No file at {path}. Expected a .gguf file; check `model: {model}`.")
+    check_gguf(path)
     return ModelSource(path.stem, str(path.parent), gguf_file=path.name)
