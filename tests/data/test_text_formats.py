@@ -4,7 +4,7 @@ import pytest
 from text_files import FORMS
 
 from tutelage.data import Turn
-from tutelage.data.text_formats import FORMATS, EmptyRowError, find_format
+from tutelage.data.text_formats import FORMATS, LeftOutError, find_format
 from tutelage.errors import DataError
 
 ASKED = (Turn("user", "Say it"), Turn("assistant", "a film"))
@@ -74,7 +74,7 @@ def test_unknown_columns_are_refused_with_what_was_found_and_what_is_expected():
 def test_a_value_that_is_not_what_its_column_promises_is_refused(values, message):
     with pytest.raises(ValueError, match=message) as caught:
         turns_of(values)
-    assert not isinstance(caught.value, EmptyRowError)
+    assert not isinstance(caught.value, LeftOutError)
 
 
 @pytest.mark.parametrize(
@@ -89,5 +89,5 @@ def test_a_value_that_is_not_what_its_column_promises_is_refused(values, message
     ],
 )
 def test_a_row_with_nothing_to_learn_is_told_from_a_wrong_one(values):
-    with pytest.raises(EmptyRowError):
+    with pytest.raises(LeftOutError):
         turns_of(values)

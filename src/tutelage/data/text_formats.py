@@ -3,17 +3,18 @@
 In: raw records. Out: turns; an error that names the row where a value is not what its column promises.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tutelage.data.parse import is_encodable
-from tutelage.data.texts import ASSISTANT, DOCUMENT, ROLES, SYSTEM, USER, Turn
+from tutelage.data.messages import checked, conversation, names_not_read, with_system
+from tutelage.data.records import CLUSTER_COLUMN
+from tutelage.data.texts import ASSISTANT, DOCUMENT, USER, Turn
 from tutelage.errors import DataError
 
-# ShareGPT's names of speakers; its conversations also occur with the roles of `messages`.
-SHAREGPT_ROLES = {"human": USER, "gpt": ASSISTANT, **{role: role for role in ROLES}}
-CALLS = ("tool_calls", "function_call")  # of a message: words that the model says outside of its content
+EMPTY, NOT_TO_LEARN = "empty", "marked_not_to_learn"  # reasons for which a row that is well formed is left out
+SYSTEM_COLUMNS = ("system", "system_prompt")
+LABEL = "label"  # of answers that were judged: false marks a bad one
 EXPECTED = (
     "`messages`, `conversations`, `instruction` with `output`, `prompt` with `response` or `completion`, or `text`"
 )
@@ -21,8 +22,12 @@ EXPECTED = (
 Values = Mapping[str, Any]
 
 
-class EmptyRowError(ValueError):
+class LeftOutError(ValueError):
     """A row that is well formed and has nothing to learn: it is left out and counted."""
+
+    def __init__(self, message: str, *, reason: str = EMPTY) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,20 @@ class TextFormat:
     name: str
     columns: tuple[tuple[str, ...], ...]  # every one must be there, under one of its names
     read: Callable[[Values], tuple[Turn, ...]]
+    others: tuple[str, ...] = ()  # columns that are read where they are there
 
     def fits(self, columns: Collection[str]) -> bool:
         """Return whether a row with these columns is of this form."""
         return all(any(name in columns for name in names) for names in self.columns)
+
+    def not_read(self, values: Values) -> Iterator[str]:
+        """Yield the columns of a row, and the keys of its messages, that hold something and are not read."""
+        known = {next(name for name in names if name in values) for names in self.columns} | set(self.others)
+        for name, value in values.items():
+            if name in known:
+                yield from names_not_read(value, name) if name != "history" else ()
+            elif name != CLUSTER_COLUMN and value not in (None, "", [], {}):
+                yield name
 
 
 def find_format(columns: Collection[str], *, where: str) -> TextFormat:
@@ -59,100 +74,105 @@ def _read_text(values: Values) -> tuple[Turn, ...]:
 
 
 def _read_alpaca(values: Values) -> tuple[Turn, ...]:
-    task, extra = _words(values, "instruction"), _optional(values, "input")
-    return _asked(values, f"{task}\n\n{extra}" if extra else task, _words(values, "output"))
+    task, extra = _optional(values, "instruction"), _optional(values, "input")
+    question = "\n\n".join(part for part in (task, extra) if part)
+    if not question:
+        raise LeftOutError("columns 'instruction' and 'input' are empty")
+    asked = [*_history(values), Turn(USER, question)]
+    return _answered(values, asked, [Turn(ASSISTANT, _words(values, "output"))])
 
 
 def _read_prompt(values: Values) -> tuple[Turn, ...]:
     answer = "response" if "response" in values else "completion"
-    return _asked(values, _words(values, "prompt"), _words(values, answer))
+    asked = [*_history(values), *_said(values, "prompt", USER)]
+    # what stands in the prompt is asked, whoever says it
+    asked = [replace(turn, is_learnt=False) if turn.role == ASSISTANT else turn for turn in asked]
+    return _answered(values, asked, _said(values, answer, ASSISTANT))
 
 
-def _asked(values: Values, question: str, answer: str) -> tuple[Turn, ...]:
-    system = _optional(values, SYSTEM)
-    opening = (Turn(SYSTEM, system),) if system else ()
-    return (*opening, Turn(USER, question), Turn(ASSISTANT, answer))
+def _said(values: Values, column: str, role: str) -> list[Turn]:
+    if isinstance(values.get(column), list):
+        return conversation(values[column], column)
+    return [Turn(role, _words(values, column))]
+
+
+def _history(values: Values) -> Iterator[Turn]:
+    """Yield earlier questions and their answers, which are learnt as any other."""
+    pairs = values.get("history")
+    if pairs is not None and not isinstance(pairs, list):
+        raise ValueError(f"column 'history' holds a {type(pairs).__name__}, expected a list of [question, answer]")
+    for number, pair in enumerate(pairs or ()):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(each, str) for each in pair):
+            raise ValueError(f"history[{number}] is {pair!r}, expected [question, answer]")
+        for role, words in zip((USER, ASSISTANT), pair, strict=True):
+            yield Turn(role, checked(words, f"history[{number}]"))
 
 
 def _read_messages(values: Values) -> tuple[Turn, ...]:
-    return _conversation(
-        values["messages"], "messages", role="role", content="content", roles={role: role for role in ROLES}
-    )
+    return _answered(values, [], conversation(values["messages"], "messages"))
 
 
 def _read_sharegpt(values: Values) -> tuple[Turn, ...]:
-    turns = values["conversations"]
-    first = turns[0] if isinstance(turns, list) and turns and isinstance(turns[0], dict) else {}
-    role, content = ("role", "content") if "role" in first else ("from", "value")
-    return _conversation(turns, "conversations", role=role, content=content, roles=SHAREGPT_ROLES)
+    return _answered(values, [], conversation(values["conversations"], "conversations"))
 
 
-def _conversation(value: Any, column: str, *, role: str, content: str, roles: Mapping[str, str]) -> tuple[Turn, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"column {column!r} holds a {type(value).__name__}, expected a list of turns")
-    turns = []
-    for number, message in enumerate(value):
-        where = f"{column}[{number}]"
-        if not isinstance(message, dict) or role not in message or content not in message:
-            found = ", ".join(map(repr, message)) if isinstance(message, dict) else f"a {type(message).__name__}"
-            raise ValueError(f"{where} has {found}, expected an object with {role!r} and {content!r}")
-        if message[role] not in roles:
-            raise ValueError(f"{where} is said by {message[role]!r}, expected one of {', '.join(roles)}")
-        calls = [name for name in CALLS if message.get(name)]
-        if calls:
-            raise ValueError(
-                f"{where} has {calls[0]!r}, which is not supported; remove the row or write the call as text"
-            )
-        turns.append(Turn(roles[message[role]], _flattened(message[content], where)))
+def _answered(values: Values, asked: list[Turn], answered: list[Turn]) -> tuple[Turn, ...]:
+    """Put a conversation together, behind what other columns say of it.
+
+    Raises:
+        LeftOutError: If nothing in it is to be learnt.
+        ValueError: If other columns contradict it.
+    """
+    turns = [*asked, *answered]
+    for column in SYSTEM_COLUMNS:
+        turns = with_system(turns, _optional(values, column), column)
     if not any(turn.role == ASSISTANT and turn.content.strip() for turn in turns):
-        raise EmptyRowError("no assistant turn has words")
+        raise LeftOutError("no assistant turn has words")
+    if not any(turn.role == ASSISTANT and turn.content.strip() and turn.is_learnt for turn in turns):
+        raise LeftOutError("no answer in it is to be learnt", reason=NOT_TO_LEARN)
+    if not _is_good(values.get(LABEL)):
+        raise LeftOutError("the answer is labelled as a bad one", reason=NOT_TO_LEARN)
     return tuple(turns)
 
 
-def _flattened(content: Any, where: str) -> str:
-    """Join the text segments of a message; a picture or a sound has no place in the row."""
-    segments = content if isinstance(content, list) else [content]
-    texts = []
-    for segment in segments:
-        text = segment
-        if isinstance(segment, dict):
-            kind = segment.get("type", "text")
-            if kind != "text":
-                raise ValueError(f"{where} holds a segment of type {kind!r}, expected text only; remove the row")
-            text = segment.get("text")
-        if not isinstance(text, str):
-            raise ValueError(f"{where} says a {type(text).__name__}, expected text or a list of text segments")
-        texts.append(_checked(text, where))
-    return "".join(texts)
+def _is_good(label: Any) -> bool:
+    """Return whether an answer may be learnt that was judged so.
+
+    Raises:
+        ValueError: If the label may be a judgement or a class.
+    """
+    if isinstance(label, str) and label.strip().lower() in ("true", "false"):
+        return label.strip().lower() == "true"
+    if isinstance(label, int | float) and not isinstance(label, bool) and label in (0, 1):
+        raise ValueError(
+            f"column 'label' is {label!r}: write true or false if it judges the answer, or rename the column if it is "
+            "a class"
+        )
+    return label is not False
 
 
 def _words(values: Values, column: str) -> str:
     value = values.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise EmptyRowError(f"column {column!r} is empty")
+        raise LeftOutError(f"column {column!r} is empty")
     if not isinstance(value, str):
         raise ValueError(f"column {column!r} holds a {type(value).__name__}, expected text")
-    return _checked(value, f"column {column!r}")
+    return checked(value, f"column {column!r}")
 
 
 def _optional(values: Values, column: str) -> str:
     value = values.get(column)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"column {column!r} holds a {type(value).__name__}, expected text or nothing")
-    return _checked(value, f"column {column!r}") if value and value.strip() else ""
+    return checked(value, f"column {column!r}") if value and value.strip() else ""
 
 
-def _checked(text: str, where: str) -> str:
-    if not is_encodable(text):
-        raise ValueError(f"{where} holds half of a surrogate pair, which is no text; correct the row")
-    return text
-
-
+BESIDE = (*SYSTEM_COLUMNS, "tools", LABEL)
 # The richest first: instruction data are often delivered with a column `text` that holds them once more, rendered.
 FORMATS = (
-    TextFormat("messages", (("messages",),), _read_messages),
-    TextFormat("sharegpt", (("conversations",),), _read_sharegpt),
-    TextFormat("alpaca", (("instruction",), ("output",)), _read_alpaca),
-    TextFormat("prompt", (("prompt",), ("response", "completion")), _read_prompt),
+    TextFormat("messages", (("messages",),), _read_messages, BESIDE),
+    TextFormat("sharegpt", (("conversations",),), _read_sharegpt, BESIDE),
+    TextFormat("alpaca", (("instruction",), ("output",)), _read_alpaca, ("input", "history", *BESIDE)),
+    TextFormat("prompt", (("prompt",), ("response", "completion")), _read_prompt, ("history", *BESIDE)),
     TextFormat("text", (("text",),), _read_text),
 )

@@ -201,6 +201,9 @@ def _describe(
         notes.append("streamed: only the rows that were needed were read")
     if repeated:
         notes.append(f"{repeated:,} training rows are repeats")
+    not_read = sorted(set().union(*(pool.read.not_read for pool in every)))
+    if not_read:
+        notes.append(f"columns not read: {', '.join(not_read)}")
     revisions = dict.fromkeys(pool.info.revision for pool in pools)
     return {
         "source": " + ".join(pool.part.source for pool in pools),
@@ -209,6 +212,7 @@ def _describe(
         "licence": ", ".join(str(each or "unknown") for each in licences) if any(licences) else None,
         "files": {f"{pool.part.source}:{name}": digest for pool in every for name, digest in pool.info.files.items()},
         "notes": list(dict.fromkeys(notes)),
+        "columns_not_read": not_read,
         "seed": cuts.seed,
         "rows_read": {f"{pool.part.source}:{pool.split}": pool.read.num_records for pool in every},
         "dropped": dict(sorted((+dropped).items())),

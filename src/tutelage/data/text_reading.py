@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tutelage.data.examples import cluster_key, text_digest
+from tutelage.data.messages import read_tools
 from tutelage.data.parse import skipped
 from tutelage.data.records import CLUSTER_COLUMN, Record
-from tutelage.data.text_formats import EmptyRowError, TextFormat, find_format
-from tutelage.data.texts import TextItem, Turn
+from tutelage.data.text_formats import LeftOutError, TextFormat, find_format
+from tutelage.data.texts import DOCUMENT, TextItem, Turn
 
-EMPTY, COPY, OVERLAP = "empty", "duplicate", "overlap_with_test"  # reasons for which a record is left out
+COPY, OVERLAP = "duplicate", "overlap_with_test"  # reasons for which a record is left out, beside those of its form
 MAX_PROBLEMS = 1000  # reading on tells nothing new
 
 
@@ -26,6 +27,7 @@ class TextsRead:
     left_out: Counter[str] = field(default_factory=Counter)
     form: str | None = None  # the name of the form that the records have
     notes: list[str] = field(default_factory=list)
+    not_read: set[str] = field(default_factory=set)  # columns, and keys of messages, that hold something
 
 
 def read_texts(
@@ -64,14 +66,15 @@ def read_texts(
             record.require_readable()
             assert form is not None, "a readable record has a form"
             item = _item(form, record, key_prefix)
-        except EmptyRowError:
-            read.left_out[EMPTY] += 1
+        except LeftOutError as error:
+            read.left_out[error.reason] += 1
             continue
         except ValueError as error:
             problems.append(f"{record.where}: {error}")
             if len(problems) == MAX_PROBLEMS and not skip_bad:
                 break
             continue
+        read.not_read.update(form.not_read(record.values))
         content = item.item_key.removeprefix(key_prefix)
         if item.cluster_key in closed:
             read.left_out[OVERLAP] += 1
@@ -92,14 +95,21 @@ def _item(form: TextFormat, record: Record, key_prefix: str) -> TextItem:
         found = ", ".join(map(repr, record.values))
         raise ValueError(f"the columns are {found}, those of the first row were of the form {form.name!r}")
     turns = form.read(record.values)
+    tools = None if turns[0].role == DOCUMENT else read_tools(record.values.get("tools"))
     cluster = record.values.get(CLUSTER_COLUMN)
     shared = cluster_key(str(cluster)) if cluster not in (None, "") else cluster_key(_joined(turns))
-    return TextItem(key_prefix + content_key(turns), shared, turns)
+    return TextItem(key_prefix + content_key(turns, tools), shared, turns, tools)
 
 
-def content_key(turns: tuple[Turn, ...]) -> str:
-    """Return the digest of what is said, and by whom."""
-    return text_digest(*(part for turn in turns for part in (turn.role, turn.content)))
+def content_key(turns: tuple[Turn, ...], tools: str | None = None) -> str:
+    """Return the digest of what is said and by whom, and of what else is learnt or shown."""
+    parts = [part for turn in turns for part in (turn.role, turn.content)]
+    beside = [f"{at}:{turn.is_learnt}:{turn.reasoning}" for at, turn in enumerate(turns) if _has_more(turn)]
+    return text_digest(*parts, *beside, *([tools] if tools else []))
+
+
+def _has_more(turn: Turn) -> bool:
+    return not turn.is_learnt or turn.reasoning is not None
 
 
 def _joined(turns: tuple[Turn, ...]) -> str:

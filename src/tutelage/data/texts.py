@@ -13,10 +13,16 @@ AUTO, CHAT, PLAIN = "auto", "chat", "plain"  # how conversations are written
 
 @dataclass(frozen=True)
 class Turn:
-    """One message: who speaks (``DOCUMENT`` or one of ``ROLES``) and what is said."""
+    """One message: who speaks (``DOCUMENT`` or one of ``ROLES``) and what is said.
+
+    ``is_learnt`` is False where the data say that an answer is only read. ``reasoning`` is what was thought before
+    an answer, where the data keep it apart.
+    """
 
     role: str
     content: str
+    is_learnt: bool = True
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class TextItem:
     item_key: str
     cluster_key: str
     turns: tuple[Turn, ...]
+    tools: str | None = None  # JSON: the functions that the assistant could call
 
     @property
     def is_document(self) -> bool:
