@@ -53,7 +53,7 @@ def test_unknown_columns_are_refused_with_what_was_found_and_what_is_expected():
     [
         ({"text": 3}, "'text' holds a int, expected text"),
         ({"text": "half \ud800"}, "half of a surrogate pair"),
-        ({"prompt": ["a"], "response": "b"}, "'prompt' holds a list, expected text"),
+        ({"prompt": ["a"], "response": "b"}, r"prompt\[0\] has a str, expected an object"),
         ({"instruction": "a", "input": 3, "output": "b"}, "'input' holds a int"),
         ({"messages": "a"}, "'messages' holds a str, expected a list"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\] has 'role', expected an object with 'role' and 'content'"),

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tutelage.config.base import Count, Flag, Natural, NonEmpty, Section, by_mode, refuse
 from tutelage.config.row_rules import RowSettings
-from tutelage.config.texts import Text
+from tutelage.config.texts import DATE, Day, Text
 from tutelage.store.names import is_column_name
 
 
@@ -103,6 +103,7 @@ class Classification(Section):
     max_length: Count = by_mode(
         512, fast=256, description="Tokens per row; longer texts are shortened, never the template."
     )
+    date: Day | None = Field(default=None, description=DATE)
 
     @model_validator(mode="after")
     def _pieces_fit(self) -> "Classification":
@@ -163,6 +164,7 @@ class Reading(Section):
     max_answer_length: Count = Field(
         default=30, description="Tokens of an answer at most; training rows with longer ones are left out."
     )
+    date: Day | None = Field(default=None, description=DATE)
 
     @model_validator(mode="after")
     def _pieces_fit(self) -> "Reading":

@@ -3,10 +3,11 @@
 In: plain values of a recipe. Out: ``Text``.
 """
 
+import datetime
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tutelage.config.base import Count, Flag, Natural, NonEmpty, Positive, Section, by_mode, refuse
 from tutelage.config.row_rules import RowSettings
@@ -16,6 +17,22 @@ SOURCE = (
     "A JSONL, JSON, Parquet, CSV, TSV or text file, also `.gz` or `.zst`, a folder of such files or saved by "
     "`datasets`, a hub id, or `sample:movie-reviews`."
 )
+DATE = (
+    "The day that a chat template writes which asks for it, such as 2026-01-31, for teacher, students and evaluation. "
+    "Null: the day of the stage `prepare`, which is recorded."
+)
+
+
+def _day(value: Any) -> Any:
+    if value is None:
+        return value
+    try:  # YAML reads 2026-01-31 as a date by itself
+        return datetime.date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        refuse([((), f"{value!r} is no day; expected for example 2026-01-31")])
+
+
+Day = Annotated[NonEmpty, BeforeValidator(_day)]
 OF_ONE_SOURCE = ("subset", "data_dir", "split", "revision", "licence")
 
 
@@ -117,3 +134,4 @@ class Text(Section):
         fast=512,
         description="Tokens per row; longer texts are split, longer conversations lose whole turns at their end.",
     )
+    date: Day | None = Field(default=None, description=DATE)

@@ -8,7 +8,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_serializer
 
-from tutelage.config.base import BelowOne, Count, Flag, Name, NonNegative, Positive, Section, Share, Text, by_mode
+from tutelage.config.base import (
+    BelowOne,
+    Count,
+    Flag,
+    Name,
+    Natural,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    Text,
+    by_mode,
+)
 from tutelage.config.models import Device
 from tutelage.train.options import Scheduler
 
@@ -97,6 +109,12 @@ class Evaluate(Section):
     )
     fidelity_rows: Count = by_mode(
         500, fast=200, description="Test rows on which KL to the teacher and top-1 agreement are measured."
+    )
+    generated_rows: Natural = by_mode(
+        32,
+        fast=8,
+        description="Conversations of the test set to which every model writes its own answer, greedily, which is "
+        "scored too; 0: none.",
     )
     permuted_teacher: Flag = Field(
         default=False,

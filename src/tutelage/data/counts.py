@@ -17,7 +17,7 @@ from tutelage.data.splits import class_counts
 from tutelage.data.task import ClassificationTask
 
 # Why rows are missing although nothing is wrong with them: numbers that the recipe asks for, a sample's own rule.
-CHOSEN_REASONS = ("limit", "test_rows", "not_used", "weak_rating")
+CHOSEN_REASONS = ("limit", "test_rows", "not_used", "weak_rating", "marked_not_to_learn")
 MAX_SHARE_OF_ONE_CLASS = 0.9  # of the test rows; beyond it a model that always answers that class looks good
 FEW_ROWS = 10  # of a class in training
 LEFT_OUT_KEY, CLASSES_KEY = ("max_left_out",), ("allow_empty_classes",)

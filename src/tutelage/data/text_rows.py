@@ -125,7 +125,7 @@ def plain_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, end_of_turn_id: 
         pieces += [header, answer]
         start = length + len(header)
         length = start + len(answer)
-        if turn.content.strip():
+        if turn.content.strip() and turn.is_learnt:
             spans.append((start, length))
         lead = "\n"
     return TurnTokens(np.concatenate(pieces).astype(np.int32), tuple(spans))

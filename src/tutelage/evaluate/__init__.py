@@ -18,6 +18,7 @@ from tutelage.evaluate.fidelity import FIDELITY_SIGNALS, fidelity
 from tutelage.evaluate.items import Items, read_items, write_items
 from tutelage.evaluate.likelihood import RowLikelihoods, row_likelihoods, sums_by_row, target_counts
 from tutelage.evaluate.metrics import METRICS, accuracy, expected_calibration_error, macro_f1, metrics, valid_ratio
+from tutelage.evaluate.own_answers import OwnAnswer, own_answers
 from tutelage.evaluate.text_items import TextItems, read_text_items, text_items, text_metrics, write_text_items
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "AnswerItems",
     "ChoiceScores",
     "Items",
+    "OwnAnswer",
     "Reply",
     "RowLikelihoods",
     "TextItems",
@@ -39,6 +41,7 @@ __all__ = [
     "items_from_scores",
     "macro_f1",
     "metrics",
+    "own_answers",
     "read_answer_items",
     "read_items",
     "read_text_items",

@@ -4,9 +4,10 @@ In: rows of items with their likelihoods. Out: ``TextItems``; metrics; ``items.p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,10 @@ from tutelage.data.texts import TextItem
 from tutelage.errors import DataError
 from tutelage.evaluate.items import read_kind, write_table
 from tutelage.evaluate.likelihood import RowLikelihoods
+from tutelage.evaluate.own_answers import OwnAnswer
 from tutelage.types import StudentRow
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KIND = "texts"  # in the header: tells these items from those of other tasks
 COLUMNS = {
     "item_key": pa.string(),
@@ -33,6 +35,20 @@ COLUMNS = {
     "num_right": pa.int64(),
     "num_bytes": pa.int64(),
     "text": pa.string(),
+    "answer": pa.string(),
+    "answer_gold": pa.string(),
+    "answer_ended": pa.bool_(),
+    "answer_run_on": pa.bool_(),
+    "answer_tokens": pa.int64(),
+    "answer_f1": pa.float64(),
+}
+ANSWER_COLUMNS: dict[str, Callable[[OwnAnswer], Any]] = {
+    "answer": lambda answer: answer.text,
+    "answer_gold": lambda answer: answer.gold,
+    "answer_ended": lambda answer: answer.has_ended,
+    "answer_run_on": lambda answer: answer.runs_on,
+    "answer_tokens": lambda answer: answer.num_tokens,
+    "answer_f1": lambda answer: answer.f1,
 }
 MAX_EXPONENT = 700.0  # the exponential of more is no float
 SCORES = ("token_accuracy", "token_probability")  # either may be what statistics compare; larger is better
@@ -50,8 +66,11 @@ class TextItems:
     num_right_B: np.ndarray  # int64: targets that are the model's most likely token
     num_bytes_B: np.ndarray  # int64: of the targets' text in UTF-8
     texts: tuple[str, ...]
+    answers: tuple[OwnAnswer | None, ...] = ()  # what the model writes itself; None where it was not asked
 
     def __post_init__(self) -> None:
+        if not self.answers:
+            object.__setattr__(self, "answers", (None,) * len(self.item_keys))
         sizes = {field.name: len(getattr(self, field.name)) for field in fields(self)[1:]}
         if len(set(sizes.values())) != 1:
             raise DataError(f"The parts of one evaluation differ in length: {sizes}. Give each one entry per item.")
@@ -84,6 +103,7 @@ def text_items(
     row_bytes: Sequence[int],
     *,
     score_name: str = SCORES[0],
+    answers: Mapping[str, OwnAnswer] | None = None,
 ) -> TextItems:
     """Gather the rows of each item; an item of which no row was made is left out, for every model alike.
 
@@ -93,6 +113,7 @@ def text_items(
         found: What a model makes of the rows.
         row_bytes: Bytes of the targets' text, per row.
         score_name: One of ``SCORES``.
+        answers: What the model wrote itself, by item key.
 
     Raises:
         DataError: If a row belongs to none of the items.
@@ -119,6 +140,7 @@ def text_items(
         num_right_B=summed(found.num_right_R),
         num_bytes_B=summed(np.array(row_bytes, dtype=np.int64)),
         texts=tuple(item.text for item in own),
+        answers=tuple((answers or {}).get(item.item_key) for item in own),
     )
 
 
@@ -126,7 +148,9 @@ def text_metrics(items: TextItems) -> dict[str, float]:
     """Return the items' mean scores, and over all their tokens together the other figures.
 
     ``token_accuracy`` and ``token_probability`` are means over items; ``nll`` is nats per token, ``perplexity`` its
-    exponential, ``bits_per_byte`` the same sum per byte of text, which compares across tokenizers; ``n`` items.
+    exponential, ``bits_per_byte`` the same sum per byte of text, which compares across tokenizers; ``n`` items. Of the
+    answers that the model wrote itself: the shares that are empty, have ended and run on into a next turn, the mean F1
+    with the gold answer, mean tokens and their number.
 
     Raises:
         DataError: If there are no items.
@@ -142,7 +166,20 @@ def text_metrics(items: TextItems) -> dict[str, float]:
         "perplexity": math.exp(min(nll, MAX_EXPONENT)),
         "bits_per_byte": nats / math.log(2) / max(1, int(items.num_bytes_B.sum())),
         "n": len(items),
+    } | _answer_metrics([answer for answer in items.answers if answer is not None])
+
+
+def _answer_metrics(answers: Sequence[OwnAnswer]) -> dict[str, float]:
+    if not answers:
+        return {}
+    means = {
+        "answers_empty": [answer.is_empty for answer in answers],
+        "answers_ended": [answer.has_ended for answer in answers],
+        "answers_run_on": [answer.runs_on for answer in answers],
+        "answer_f1": [answer.f1 for answer in answers],
+        "answer_tokens": [answer.num_tokens for answer in answers],
     }
+    return {name: float(np.mean(values)) for name, values in means.items()} | {"answers_n": len(answers)}
 
 
 def write_text_items(path: Path, items: TextItems) -> None:
@@ -166,6 +203,7 @@ def write_text_items(path: Path, items: TextItems) -> None:
         "num_right": items.num_right_B,
         "num_bytes": items.num_bytes_B,
         "text": items.texts,
+        **{name: [answer and get(answer) for answer in items.answers] for name, get in ANSWER_COLUMNS.items()},
     }
     columns = {name: pa.array(values[name], arrow_type) for name, arrow_type in COLUMNS.items()}
     write_table(path, columns, {"format_version": FORMAT_VERSION, "kind": KIND, "score": items.score_name})
@@ -187,4 +225,11 @@ def read_text_items(path: Path) -> TextItems:
         num_right_B=table["num_right"].to_numpy(),
         num_bytes_B=table["num_bytes"].to_numpy(),
         texts=tuple(table["text"].to_pylist()),
+        answers=tuple(_answer(row) for row in table.select(list(ANSWER_COLUMNS)).to_pylist()),
     )
+
+
+def _answer(row: dict[str, Any]) -> OwnAnswer | None:
+    if row["answer"] is None:
+        return None
+    return OwnAnswer(row["answer"], row["answer_gold"], row["answer_ended"], row["answer_run_on"], row["answer_tokens"])

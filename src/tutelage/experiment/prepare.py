@@ -3,6 +3,7 @@
 In: a task's section of the recipe. Out: ``prepare/<task>/`` with one JSONL per split.
 """
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     from tutelage.data import data_lines, write_prepared
 
     prepared = prepared_or_cut(context, task_name)
+    if (date := context.recipe.tasks[task_name].date or asked_date(context, task_name)) is not None:
+        prepared.info["date"] = date
     with stage_artifact(context, target) as temporary:
         write_prepared(temporary, prepared)
     context.cut.pop(task_name, None)
@@ -39,6 +42,28 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     context.show(f"prepare {task_name}: {rows}")
     for line in lines:
         context.show(f"  {line}")
+
+
+def asked_date(context: Context, task_name: str) -> str | None:
+    """Return today where a chat template that this task is written with asks for the date, so that it stays that day.
+
+    Templates that do not ask leave no date in the record: rows of one recipe are the same on every day.
+    """
+    recipe, section = context.recipe, context.recipe.tasks[task_name]
+    talks = section.kind == "text" and section.template != "plain"
+    if not talks and all(signal.kind != "sequences" or signal.template == "raw" for signal in recipe.signals):
+        return None
+    from tutelage.models.load import load_tokenizer
+    from tutelage.models.source import resolve_model
+    from tutelage.models.template import writes_date
+
+    models = [(recipe.teacher.model, recipe.teacher.revision)]
+    models += [(each.model, each.revision) for each in recipe.students.values() if each.model is not None]
+    for model, revision in models:
+        source = resolve_model(model, base_folder=context.base_folder, revision=revision)
+        if writes_date(load_tokenizer(source)):
+            return datetime.date.today().isoformat()
+    return None
 
 
 def prepared_or_cut(context: Context, task_name: str) -> Any:

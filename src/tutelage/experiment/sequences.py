@@ -90,7 +90,7 @@ def task_prompts(data: Any, examples: Sequence[Any], *, chat: bool, room: int) -
     from tutelage.teacher.sequences import row_of_prompt
 
     fitted = fit_prompts(
-        ChatTurns(data.tokenizer) if chat else data.tokenizer,
+        ChatTurns(data.tokenizer, date=data.date) if chat else data.tokenizer,
         [data.prepared.task.filled(example) for example in examples],
         room=room,
         item_keys=[example.item_key for example in examples],

@@ -39,6 +39,11 @@ class TaskData:
         return self.section.max_length
 
     @property
+    def date(self) -> str | None:
+        """The day that chat templates write: the one that was recorded with the rows; None: today."""
+        return self.prepared.info.get("date") or self.section.date
+
+    @property
     def metric(self) -> str:
         """The metric that chooses checkpoints and grid points."""
         return selection_metric(self.context.recipe.evaluate.select_by, self.section)

@@ -132,7 +132,8 @@ def sources_of(section: Section) -> list[str]:
 
 def rows_part(section: Section, *, mode: str) -> dict[str, Any]:
     """Return what of a section decides the rows: the rest belongs to the models that read them."""
-    part: dict[str, Any] = {"task": section.model_dump(mode="json", exclude=set(limits(section)))}
+    apart = {*limits(section), *(["date"] if section.date is None else [])}
+    part: dict[str, Any] = {"task": section.model_dump(mode="json", exclude=apart)}
     if None in (section.data.validation_rows, section.data.test_rows):
         part["default_rows"] = DEFAULT_ROWS[mode]
     if isinstance(section, Classification):
@@ -155,8 +156,10 @@ def limits(section: Section) -> dict[str, Any]:
 
 
 def taught_part(context: Context, task_name: str) -> dict[str, Any]:
-    """Return what else decides the teacher's own answers: on which splits it has to write them."""
+    """Return what else decides the teacher's own answers: on which splits it has to write them, and how many."""
     section = context.recipe.tasks[task_name]
+    if isinstance(section, Text):
+        return {"generated_rows": context.recipe.evaluate.generated_rows}
     return {"answers": answered_splits(context)} if isinstance(section, Reading) else {}
 
 

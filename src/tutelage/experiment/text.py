@@ -3,6 +3,7 @@
 In: a ``TaskData`` with text items, a model or what the teach stage stored. Out: rows, ``TextItems``, the teacher's own.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from tutelage.data import (
     Rows,
     TextItem,
     TextTask,
+    Turn,
     TurnTokens,
     WrittenAnswer,
     conversation_rows,
@@ -29,8 +31,10 @@ from tutelage.data import (
 from tutelage.data.text_rows import item_key_of
 from tutelage.errors import AlignmentError, CapabilityError, DataError
 from tutelage.evaluate import (
+    OwnAnswer,
     RowLikelihoods,
     TextItems,
+    own_answers,
     read_text_items,
     row_likelihoods,
     sums_by_row,
@@ -43,6 +47,7 @@ from tutelage.experiment.stage import Context
 from tutelage.experiment.task_data import TaskData
 from tutelage.experiment.teach import Lesson, Taught
 from tutelage.models.supervised_turns import supervised_turns
+from tutelage.models.template import takes_reasoning, takes_tools
 from tutelage.train.signals import stop_signals
 from tutelage.types import StudentRow
 
@@ -56,15 +61,30 @@ class TextKind:
     """See ``TaskKind``."""
 
     def check(self, data: TaskData) -> None:
-        """Refuse `template: chat` where the tokenizer has none.
+        """Refuse what the template of this tokenizer cannot write.
 
         Raises:
-            DataError: In that case.
+            DataError: Where `template: chat` finds none, or one without a place for reasoning or tools that are there.
+            ModelError: If the template takes too much time or memory.
         """
+        where = f"tasks.{data.prepared.task.name}.template"
         if task_of(data.prepared).template == "chat" and not data.tokenizer.chat_template:
             raise DataError(
-                f"tasks.{data.prepared.task.name}.template is `chat`, but the tokenizer has no chat template. Write "
-                "`plain` or `auto`, or use a model that has one."
+                f"{where} is `chat`, but the tokenizer has no chat template. Write `plain` or `auto`, or use a model "
+                "that has one."
+            )
+        items = [item for items in data.prepared.splits.values() for item in items]
+        chat, tokenizer = writes_chat(data), data.tokenizer
+        lost = []
+        if any(turn.reasoning for item in items for turn in item.turns) and not (chat and takes_reasoning(tokenizer)):
+            lost.append("`reasoning_content`")
+        if any(item.tools for item in items) and not (chat and takes_tools(tokenizer)):
+            lost.append("`tools`")
+        if lost:
+            used = "the tokenizer's chat template has" if chat else "the plain template has"
+            raise DataError(
+                f"{where}: the conversations have {' and '.join(lost)}, and {used} no place for them. Use a model whose "
+                "template has one, or remove them from the data."
             )
 
     def rows(self, data: TaskData, examples: Sequence[TextItem], *, for_training: bool) -> Rows:
@@ -97,12 +117,13 @@ class TextKind:
         token_budget: int,
         should_stop: Callable[[], bool] | None = None,
     ) -> TextItems:
-        """Score every target of a split by the model's log-probability."""
+        """Score every target of a split by the model's log-probability; of the test split its own answers too."""
         rows = data.rows(examples)
         found = row_likelihoods(
             model, rows, pad_id=data.pad_id, token_budget=token_budget, device=device, should_stop=should_stop
         )
-        return _items(data, examples, rows, found)
+        answers = _own_answers(data, model, examples, rows, token_budget=token_budget, should_stop=should_stop)
+        return _items(data, examples, rows, found, answers)
 
     def metrics(self, items: TextItems) -> dict[str, float]:
         """Return token accuracy and probability, negative log-likelihood, perplexity and bits per byte."""
@@ -130,7 +151,15 @@ class TextKind:
             for name in [split for split in ("validation", "test", "adapt") if lesson.splits.get(split)]:
                 if column is not None:
                     found = cached_likelihoods(context.folders.cache, fingerprint, column, rows[name])
-                    items = _items(lesson.data, lesson.splits[name], rows[name], found)
+                    answers = _own_answers(
+                        lesson.data,
+                        lesson.model,
+                        lesson.splits[name],
+                        rows[name],
+                        token_budget=context.recipe.evaluate.token_budget,
+                        should_stop=stop.answer,
+                    )
+                    items = _items(lesson.data, lesson.splits[name], rows[name], found, answers)
                 else:
                     items = self.items(
                         lesson.data,
@@ -208,15 +237,21 @@ def _conversation_rows(data: TaskData, conversations: Sequence[TextItem]) -> Row
         DataError: If the template refuses all.
     """
     end, tokenizer = data.end_of_turn_id, data.tokenizer
-    if task_of(data.prepared).template == "plain" or not tokenizer.chat_template:
+    if not writes_chat(data):
         tokens = [plain_turns(tokenizer, item.turns, end_of_turn_id=end) for item in conversations]
         return conversation_rows(conversations, tokens, max_length=data.max_length)
     kept, tokens = [], []
     refused: dict[str, list[Exception]] = {REFUSED: [], UNPROVEN: []}
     for item in conversations:
-        messages = [{"role": turn.role, "content": turn.content} for turn in item.turns]
         try:
-            ids, spans = supervised_turns(tokenizer, messages, end_of_turn_id=end)
+            ids, spans = supervised_turns(
+                tokenizer,
+                [_message(turn) for turn in item.turns],
+                end_of_turn_id=end,
+                learnt=[turn.is_learnt for turn in item.turns],
+                tools=json.loads(item.tools) if item.tools else None,
+                date=data.date,
+            )
         except DataError as error:
             refused[REFUSED].append(error)
         except AlignmentError as error:
@@ -229,6 +264,31 @@ def _conversation_rows(data: TaskData, conversations: Sequence[TextItem]) -> Row
         raise errors[0]
     left_out = Counter({reason: len(found) for reason, found in refused.items() if found})
     return conversation_rows(kept, tokens, max_length=data.max_length, left_out=left_out)
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    thought = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
+    return {"role": turn.role, "content": turn.content, **thought}
+
+
+def writes_chat(data: TaskData) -> bool:
+    """Return whether conversations are written with the tokenizer's own template."""
+    return task_of(data.prepared).template != "plain" and bool(data.tokenizer.chat_template)
+
+
+def _own_answers(
+    data: TaskData, model: nn.Module, examples: Sequence[TextItem], rows: Sequence[StudentRow], **options: Any
+) -> dict[str, OwnAnswer]:
+    """Let a model answer some conversations of the test split by itself; other splits are asked nothing."""
+    test = data.prepared.splits["test"]
+    number = data.context.recipe.evaluate.generated_rows
+    if not number or not examples or examples[0].item_key != test[0].item_key:
+        return {}
+    talks = {item.item_key for item in examples if not item.is_document}
+    chosen = [row for row in rows if row.item_key in talks][:number]
+    return own_answers(
+        model, data.tokenizer, chosen, end_of_turn_id=data.end_of_turn_id, chat=writes_chat(data), **options
+    )
 
 
 def _joined(examples: Sequence[TextItem], documents: Rows, conversations: Rows) -> Rows:
@@ -254,7 +314,11 @@ def _joined(examples: Sequence[TextItem], documents: Rows, conversations: Rows) 
 
 
 def _items(
-    data: TaskData, examples: Sequence[TextItem], rows: Sequence[StudentRow], found: RowLikelihoods
+    data: TaskData,
+    examples: Sequence[TextItem],
+    rows: Sequence[StudentRow],
+    found: RowLikelihoods,
+    answers: Mapping[str, OwnAnswer],
 ) -> TextItems:
     reader: Any = data.tokenizer
     decoded = reader.batch_decode(
@@ -263,4 +327,4 @@ def _items(
         clean_up_tokenization_spaces=False,
     )
     row_bytes = [len(text.encode()) for text in decoded]
-    return text_items(examples, rows, found, row_bytes, score_name=data.metric)
+    return text_items(examples, rows, found, row_bytes, score_name=data.metric, answers=answers)
