@@ -16,7 +16,7 @@ def test_an_unknown_key_is_refused_with_line_and_nearest_match():
 
 def test_an_unknown_key_that_is_near_nothing_lists_the_known_ones():
     assert problems(OWN_FILE, "evaluate.zzz=1")["command line: evaluate.zzz"] == (
-        "unknown key; expected one of select_by, token_budget, fidelity_rows, permuted_teacher"
+        "unknown key; expected one of select_by, token_budget, fidelity_rows, generated_rows, permuted_teacher"
     )
 
 

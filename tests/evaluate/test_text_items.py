@@ -1,6 +1,7 @@
 """Likelihoods are those of the model's own logits; items, metrics and their file agree."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from tutelage.data import TextItem, Turn
 from tutelage.errors import DataError, IntegrityError, NumericsError, PreemptedError
 from tutelage.evaluate import (
+    OwnAnswer,
     RowLikelihoods,
+    TextItems,
     read_text_items,
     row_likelihoods,
     text_items,
@@ -149,3 +152,35 @@ def test_another_score_and_another_file_are_refused(tmp_path):
     (tmp_path / "items.parquet").write_bytes(b"no")
     with pytest.raises(IntegrityError, match="cannot be read as Parquet"):
         read_text_items(tmp_path / "items.parquet")
+
+
+def test_the_answers_that_a_model_writes_itself_are_counted_and_kept(tmp_path):
+    answers = (
+        OwnAnswer("", "Ann rules", has_ended=True, runs_on=False, num_tokens=1),
+        OwnAnswer("Ann rules.\nUser: and", "Ann rules", has_ended=False, runs_on=True, num_tokens=9),
+        None,
+    )
+    items = TextItems(
+        "token_accuracy",
+        ("a", "b", "c"),
+        ("a", "b", "c"),
+        np.array([-1.0, -2.0, -3.0]),
+        np.array([2, 2, 2]),
+        np.array([1, 1, 1]),
+        np.array([9, 9, 9]),
+        ("x", "y", "z"),
+        answers,
+    )
+    metrics = text_metrics(items)
+    assert {name: metrics[name] for name in metrics if name.startswith("answer")} == {
+        "answers_empty": 0.5,
+        "answers_ended": 0.5,
+        "answers_run_on": 0.5,
+        "answer_f1": pytest.approx((0 + 2 * 2 / (2 + 4)) / 2),
+        "answer_tokens": 5.0,
+        "answers_n": 2,
+    }
+    write_text_items(tmp_path / "items.parquet", items)
+    assert read_text_items(tmp_path / "items.parquet").answers == answers
+    silent = replace(items, answers=())
+    assert not any(name.startswith("answer") for name in text_metrics(silent))

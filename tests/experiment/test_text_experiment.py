@@ -1,12 +1,13 @@
 """A recipe with conversations, and one with documents, from beginning to end on a tiny model."""
 
+import datetime
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from text_experiment import CITIES, MARKED, PEOPLE, RECIPE, write_chats, write_text_experiment
+from text_experiment import CITIES, MARKED, PEOPLE, RECIPE, TEMPLATE, VOCABULARY, write_chats, write_text_experiment
 from tiny_experiment import Finished, run_tiny
 from transformers import AutoModelForCausalLM
 
@@ -51,6 +52,43 @@ def test_the_metrics_of_a_run_are_those_of_its_items_and_training_lowers_the_los
     nll = {run_id: done.record(run_id)["metrics"]["test"]["nll"] for run_id in ("untouched_chat_S1", B0, KD1)}
     assert nll[B0] < nll["untouched_chat_S1"]
     assert nll[KD1] < nll["untouched_chat_S1"]
+
+
+def test_every_model_writes_its_own_answers_to_test_conversations_and_they_are_scored(done):
+    for run_id in ("teacher_chat", "untouched_chat_S1", B0, KD1):
+        metrics, items = done.record(run_id)["metrics"]["test"], items_of(done, run_id)
+        assert metrics["answers_n"] == len(items) == 16
+        assert all(answer.gold.split()[1:3] == ["lives", "in"] for answer in items.answers)
+        for name in ("answers_empty", "answers_ended", "answers_run_on", "answer_f1"):
+            assert 0 <= metrics[name] <= 1
+    assert "answers_n" not in done.record(B0)["metrics"]["validation"], "selection stays cheap"
+
+
+def test_a_dated_template_keeps_its_day_after_midnight_for_every_stage(tmp_path, monkeypatch):
+    class Day(datetime.date):
+        now = datetime.date(2026, 1, 31)
+
+        @classmethod
+        def today(cls):
+            return cls.now
+
+    monkeypatch.setattr(datetime, "date", Day)
+    dated = "<turn>{{ strftime_now('%d') }} " + TEMPLATE
+    words = ("31", "01")
+    plain = RECIPE.replace("  adapt:", "  # adapt:")
+    recipe = write_text_experiment(tmp_path, recipe=plain, template=dated, words=words)
+    first = run_tiny(recipe, *SHORT)
+    assert json.loads((first.root / "prepare/chat/info.json").read_text())["date"] == "2026-01-31"
+    rows = [each.row.ids.tolist() for each in stored_task(first).rows]
+    assert all(len(VOCABULARY) in row for row in rows), "the day is in every row"
+    written = {path: path.read_bytes() for path in first.root.rglob("items.parquet")}
+    Day.now = datetime.date(2026, 2, 1)
+    again = run_tiny(recipe, "train.num_train_epochs=1")  # and a new arm reads the cache of the day before
+    assert not any(line.startswith(("prepare chat:", "teach chat:")) for line in again.lines)
+    assert {path: path.read_bytes() for path in written} == written
+    assert [each.row.ids.tolist() for each in stored_task(again).rows] == rows
+    other = run_tiny(recipe, *SHORT, "tasks.chat.date=2026-02-03", until="prepare")
+    assert json.loads((other.root / "prepare/chat/info.json").read_text())["date"] == "2026-02-03"
 
 
 def test_rows_teach_both_answers_with_their_ends_and_nothing_else(done):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ MARKED = (
 )
 
 
-def tiny_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer over the few words of the chats."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+def tiny_tokenizer(template: str | None = TEMPLATE, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer over the few words of the chats, and others."""
+    every = [*VOCABULARY, *(word for word in words if word not in VOCABULARY)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(every)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.add_special_tokens(["<turn>", "<end>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
@@ -37,16 +39,18 @@ def tiny_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     return fast
 
 
-def write_tiny_model(folder: Path, *, template: str | None = TEMPLATE, seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path, *, template: str | None = TEMPLATE, words: Sequence[str] = (), seed: int = 0
+) -> Path:
     """Save a random Llama with 32 dimensions and its tokenizer."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(VOCABULARY), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True, pad_token_id=0, eos_token_id=3,
-        bos_token_id=None,
+        vocab_size=len(VOCABULARY) + len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
+        pad_token_id=0, eos_token_id=3, bos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer(template).save_pretrained(folder)
+    tiny_tokenizer(template, words).save_pretrained(folder)
     return folder
 
 
@@ -89,9 +93,11 @@ train: {learning_rate: 3e-3, num_train_epochs: 2, per_device_train_batch_size: 8
 """
 
 
-def write_text_experiment(folder: Path, *, recipe: str = RECIPE, template: str | None = TEMPLATE) -> Path:
+def write_text_experiment(
+    folder: Path, *, recipe: str = RECIPE, template: str | None = TEMPLATE, words: Sequence[str] = ()
+) -> Path:
     """Write model, conversations and recipe into ``folder``; return the recipe's path."""
-    write_tiny_model(folder / "model", template=template)
+    write_tiny_model(folder / "model", template=template, words=words)
     write_chats(folder / "chats.jsonl")
     path = folder / "tiny.yaml"
     path.write_text(recipe.replace("WORKSPACE", str(folder / "runs")), encoding="utf-8")

@@ -98,11 +98,12 @@ def _said(values: Values, column: str, role: str) -> list[Turn]:
 
 def _history(values: Values) -> Iterator[Turn]:
     """Yield earlier questions and their answers, which are learnt as any other."""
-    pairs = values.get("history")
-    if pairs is not None and not isinstance(pairs, list):
+    pairs: Any = values.get("history") or []
+    if not isinstance(pairs, list):
         raise ValueError(f"column 'history' holds a {type(pairs).__name__}, expected a list of [question, answer]")
-    for number, pair in enumerate(pairs or ()):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(each, str) for each in pair):
+    for number, pair in enumerate(pairs):
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(isinstance(each, str) for each in pair):
             raise ValueError(f"history[{number}] is {pair!r}, expected [question, answer]")
         for role, words in zip((USER, ASSISTANT), pair, strict=True):
             yield Turn(role, checked(words, f"history[{number}]"))

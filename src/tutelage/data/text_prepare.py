@@ -202,8 +202,6 @@ def _describe(
     if repeated:
         notes.append(f"{repeated:,} training rows are repeats")
     not_read = sorted(set().union(*(pool.read.not_read for pool in every)))
-    if not_read:
-        notes.append(f"columns not read: {', '.join(not_read)}")
     revisions = dict.fromkeys(pool.info.revision for pool in pools)
     return {
         "source": " + ".join(pool.part.source for pool in pools),

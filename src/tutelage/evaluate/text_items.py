@@ -4,7 +4,7 @@ In: rows of items with their likelihoods. Out: ``TextItems``; metrics; ``items.p
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ COLUMNS = {
     "num_right": pa.int64(),
     "num_bytes": pa.int64(),
     "text": pa.string(),
+    "answered": pa.bool_(),  # whether the model was asked for its own answer; the following are empty where it was not
     "answer": pa.string(),
     "answer_gold": pa.string(),
     "answer_ended": pa.bool_(),
@@ -42,14 +43,7 @@ COLUMNS = {
     "answer_tokens": pa.int64(),
     "answer_f1": pa.float64(),
 }
-ANSWER_COLUMNS: dict[str, Callable[[OwnAnswer], Any]] = {
-    "answer": lambda answer: answer.text,
-    "answer_gold": lambda answer: answer.gold,
-    "answer_ended": lambda answer: answer.has_ended,
-    "answer_run_on": lambda answer: answer.runs_on,
-    "answer_tokens": lambda answer: answer.num_tokens,
-    "answer_f1": lambda answer: answer.f1,
-}
+NOT_ASKED = OwnAnswer("", "", has_ended=False, runs_on=False, num_tokens=0)
 MAX_EXPONENT = 700.0  # the exponential of more is no float
 SCORES = ("token_accuracy", "token_probability")  # either may be what statistics compare; larger is better
 
@@ -189,6 +183,7 @@ def write_text_items(path: Path, items: TextItems) -> None:
         DiskError: If the disk is full; an old file stays.
     """
     nll_B = -items.logprob_B / items.num_targets_B
+    answers = [answer or NOT_ASKED for answer in items.answers]
     shown = zip(items.num_right_B.tolist(), nll_B.tolist(), strict=True)
     values = {
         "item_key": items.item_keys,
@@ -203,7 +198,13 @@ def write_text_items(path: Path, items: TextItems) -> None:
         "num_right": items.num_right_B,
         "num_bytes": items.num_bytes_B,
         "text": items.texts,
-        **{name: [answer and get(answer) for answer in items.answers] for name, get in ANSWER_COLUMNS.items()},
+        "answered": [answer is not None for answer in items.answers],
+        "answer": [answer.text for answer in answers],
+        "answer_gold": [answer.gold for answer in answers],
+        "answer_ended": [answer.has_ended for answer in answers],
+        "answer_run_on": [answer.runs_on for answer in answers],
+        "answer_tokens": [answer.num_tokens for answer in answers],
+        "answer_f1": [answer.f1 for answer in answers],
     }
     columns = {name: pa.array(values[name], arrow_type) for name, arrow_type in COLUMNS.items()}
     write_table(path, columns, {"format_version": FORMAT_VERSION, "kind": KIND, "score": items.score_name})
@@ -225,11 +226,11 @@ def read_text_items(path: Path) -> TextItems:
         num_right_B=table["num_right"].to_numpy(),
         num_bytes_B=table["num_bytes"].to_numpy(),
         texts=tuple(table["text"].to_pylist()),
-        answers=tuple(_answer(row) for row in table.select(list(ANSWER_COLUMNS)).to_pylist()),
+        answers=tuple(_answer(row) for row in table.select(list(COLUMNS)[-7:]).to_pylist()),
     )
 
 
 def _answer(row: dict[str, Any]) -> OwnAnswer | None:
-    if row["answer"] is None:
+    if not row["answered"]:
         return None
     return OwnAnswer(row["answer"], row["answer_gold"], row["answer_ended"], row["answer_run_on"], row["answer_tokens"])

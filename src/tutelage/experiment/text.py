@@ -83,8 +83,8 @@ class TextKind:
         if lost:
             used = "the tokenizer's chat template has" if chat else "the plain template has"
             raise DataError(
-                f"{where}: the conversations have {' and '.join(lost)}, and {used} no place for them. Use a model whose "
-                "template has one, or remove them from the data."
+                f"{where}: the conversations have {' and '.join(lost)}, and {used} no place for them. Use a model "
+                "whose template has one, or remove them from the data."
             )
 
     def rows(self, data: TaskData, examples: Sequence[TextItem], *, for_training: bool) -> Rows:
