@@ -12,6 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutelage.align import check_ids
 from tutelage.config import selection_metric
 from tutelage.data import PreparedTask, Rows, WrittenAnswer, read_prepared
+from tutelage.data.counts import left_out_problems
+from tutelage.data.problems import DataProblemsError
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_kinds import TaskKind, kind_of
 from tutelage.models.load import end_of_turn_id
@@ -66,10 +68,24 @@ class TaskData:
             for_training: Whether a part of a long text may be chosen for the answer that stands in it.
 
         Raises:
-            DataError: If a row has no target.
+            DataError: If a row has no target, or more rows are left out than the recipe allows.
             AlignmentError: If a row holds an id that the model has no embedding for.
         """
-        return self._checked(self.kind.rows(self, examples, for_training=for_training), what)
+        return self._checked(self.usable_rows(examples, for_training=for_training), what)
+
+    def usable_rows(self, examples: Sequence[Any], *, for_training: bool = True) -> Rows:
+        """Return supervised rows, whatever ids the model knows.
+
+        Raises:
+            DataError: If a row has no target, or more rows are left out than the recipe allows.
+        """
+        made = self.kind.rows(self, examples, for_training=for_training)
+        allowed = self.section.data.max_left_out
+        if sum(made.left_out.values()) > 1:  # one row of a small split is no share
+            problems = list(left_out_problems(made.left_out, len(examples), allowed=allowed))
+            if problems:
+                raise DataProblemsError(problems)
+        return made
 
     def pseudo_rows(self, taught: Any, *, what: str = "") -> list[StudentRow]:
         """Return the training rows with the teacher's hard answers, without those that it left empty.

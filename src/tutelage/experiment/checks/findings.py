@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tutelage.errors import TutelageError
+from tutelage.errors import DataError, TutelageError
 
 if TYPE_CHECKING:
     from tutelage.experiment.checks.look import Look
@@ -40,4 +40,14 @@ def guarded(key: Key, check: Callable[[], object]) -> Iterator[Refusal]:
     try:
         check()
     except TutelageError as error:
+        yield from refusals(key, error)
+
+
+def refusals(key: Key, error: TutelageError) -> Iterator[Refusal]:
+    """Yield what an error says: one refusal at ``key``, or each of several problems below it."""
+    problems = getattr(error, "problems", None)
+    if not isinstance(error, DataError) or not problems:
         yield Refusal(key, str(error))
+        return
+    for path, message in problems:
+        yield Refusal((*key, *path), message)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tutelage.config import Recipe
 from tutelage.errors import TutelageError
-from tutelage.experiment.checks.findings import Key, Refusal
+from tutelage.experiment.checks.findings import Key, Refusal, refusals
 from tutelage.experiment.stage import Context
 from tutelage.models.source import ModelSource
 
@@ -91,6 +91,6 @@ class Look:
             try:
                 self._seen[name] = read()
             except TutelageError as error:
-                self.failures.append(Refusal(key, str(error)))
+                self.failures += refusals(key, error)
                 self._seen[name] = None
         return self._seen[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tutelage.config import RecipeError
 from tutelage.config.problems import Problem
+from tutelage.experiment.checks.data import rows_can_be_cut, rows_can_be_learnt
 from tutelage.experiment.checks.findings import Check, Finding, Note, Refusal
 from tutelage.experiment.checks.layers import layers_exist
 from tutelage.experiment.checks.look import Look
@@ -25,15 +26,14 @@ def models_are_readable(look: Look) -> Iterator[Finding]:
     yield from ()
 
 
-def rows_can_be_cut(look: Look) -> Iterator[Finding]:
-    """Read every task's rows and cut them."""
-    for task in look.recipe.tasks:
-        look.prepared(task)
-    yield from ()
-
-
 # A check is one line here. Each sees every arm; none runs a model.
-CHECKS: tuple[Check, ...] = (workspace_is_usable, models_are_readable, rows_can_be_cut, layers_exist)
+CHECKS: tuple[Check, ...] = (
+    workspace_is_usable,
+    models_are_readable,
+    rows_can_be_cut,
+    rows_can_be_learnt,
+    layers_exist,
+)
 
 
 @dataclass(frozen=True)

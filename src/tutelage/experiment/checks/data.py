@@ -1,0 +1,49 @@
+"""The rows of every task: read, counted, cut, and such that the teacher can learn from them.
+
+In: a ``Look``. Out: notes with what each label means and how many rows each class has in each split; refusals.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tutelage.experiment.checks.findings import Finding, Note, guarded
+from tutelage.experiment.checks.look import Look
+
+SAMPLE_ROWS = 256  # enough to see a share of 5 %; all of them may take minutes
+
+
+def rows_can_be_cut(look: Look) -> Iterator[Finding]:
+    """Read every task's rows and cut them; what is wrong with them is in ``look.failures``."""
+    from tutelage.data import data_lines
+
+    for task in look.recipe.tasks:
+        prepared = look.prepared(task)
+        for line in data_lines(prepared.info) if prepared is not None else ():
+            yield Note(("tasks", task, "data"), f"{task}: {line}")
+
+
+def rows_can_be_learnt(look: Look) -> Iterator[Finding]:
+    """Turn a sample of every task's rows into tokens, as the stages will, and refuse where too many are left out."""
+    for task in look.recipe.tasks:
+        prepared, data = look.prepared(task), _task_data(look, task)
+        if prepared is None or data is None:
+            continue
+        for split in ("train", "test"):
+            sample = _sample(prepared.splits[split])
+            yield from guarded(("tasks", task, "data"), lambda data=data, sample=sample: data.usable_rows(sample))
+
+
+def _task_data(look: Look, task: str) -> Any | None:
+    from tutelage.experiment.task_data import TaskData
+    from tutelage.models.load import end_of_turn_id
+
+    prepared, tokenizer, config = look.prepared(task), look.teacher_tokenizer(), look.teacher_config()
+    if prepared is None or tokenizer is None or config is None:
+        return None
+    section = look.recipe.tasks[task]
+    return TaskData(look.context, prepared, tokenizer, 0, end_of_turn_id(tokenizer, config), section)
+
+
+def _sample(rows: Sequence[Any]) -> list[Any]:
+    step = max(1, len(rows) // SAMPLE_ROWS)
+    return list(rows[::step][:SAMPLE_ROWS])
