@@ -103,7 +103,7 @@ def test_bools_and_decimals_mean_what_they_say(tmp_path, make_task, labels, valu
 
 def test_decimals_of_a_database_are_numbers():
     assert LabelReader(("a", "b"))(Decimal("1.00")) == 1
-    with pytest.raises(ValueError, match="the label is 0.5"):
+    with pytest.raises(ValueError, match=r"the label is 0.5"):
         LabelReader(("a", "b"))(0.5)
 
 
