@@ -105,14 +105,6 @@ def test_a_new_recipe_of_any_name_is_valid(name: str):
     assert load_recipe(Path(f"{name}.yaml"), environment={}).recipe.name == name
 
 
-@pytest.mark.parametrize("data", ["rows.jsonl", "a b: {c}.tsv", 'it\'s "quoted" #1.parquet', "ünlaut.jsonl"])
-def test_a_new_recipe_for_an_own_file_is_valid(data: str):
-    assert tutelage_cli("new", "mine", "--data", data).exit_code == 0
-    recipe = load_recipe(Path("mine.yaml"), environment={}).recipe
-
-    assert next(iter(recipe.tasks.values())).data.source == data
-
-
 def test_new_never_replaces_a_file():
     Path("mine.yaml").write_text("precious", encoding="utf-8")
     result = tutelage_cli("new", "mine")

@@ -89,7 +89,16 @@ def demo(overrides: Overrides = None, control: Control = False) -> None:
 def new(
     name: Annotated[str, typer.Argument(help="Name of the experiment; NAME.yaml is written.")],
     data: Annotated[
-        str | None, typer.Option(help="Your labelled .jsonl, .tsv or .parquet file.", metavar="FILE")
+        str | None,
+        typer.Option(
+            help="Your file or folder: CSV, TSV, JSON, JSONL, Parquet, text, also .gz or .zst.", metavar="FILE"
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Its column with the text, where it is not found by itself.", metavar="COLUMN")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Its column with the label, where it is not found by itself.", metavar="COLUMN")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
 ) -> None:
@@ -98,7 +107,9 @@ def new(
 
     if any(TOKEN.search(text) for text in (name, data or "")):
         raise ConfigError("NAME or --data holds what looks like an access token; nothing was written. Rename the file.")
-    path = write_recipe(name, folder=folder, data=data)
+    path, found = write_recipe(name, folder=folder, data=data, text=text, label=label)
+    for line in found:
+        say(line)
     say(f"wrote {path}; next: tutelage plan {path}")
 
 

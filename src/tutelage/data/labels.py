@@ -3,6 +3,7 @@
 In: values from a file, the source's own class names, and the recipe's ``label_map``. Out: class indices.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -50,14 +51,14 @@ class LabelReader:
         self.declared = {str(index): name for index, name in enumerate(class_names or ())}
         self.is_mapped = label_map is not None
         self.found: Counter[str] = Counter()  # rows by value, also of values that mean nothing
-        self._index_of = {_as_key(name): index for index, name in enumerate(labels)}
+        self._index_of = {label_key(name): index for index, name in enumerate(labels)}
         has_numbers = any(_is_number(name) for name in labels)
         self.by_order = label_map is None and not self.declared and not has_numbers
         if label_map is not None:
             self._meanings = self._chosen(_checked_map(label_map, labels, task_name))
             self._behind = {key: self._meanings[key] for key in self.declared if key in self._meanings}
             return
-        behind = {key: self._index_of.get(_as_key(name)) for key, name in self.declared.items()}
+        behind = {key: self._index_of.get(label_key(name)) for key, name in self.declared.items()}
         self._behind = {key: index for key, index in behind.items() if index is not None}
         self._is_undecided = bool(behind) and {*behind.values()} != {*range(len(labels))}
         numbers = {str(index): index for index in range(len(labels))} if self.by_order else {}
@@ -67,8 +68,8 @@ class LabelReader:
 
     def _chosen(self, chosen: Mapping[str, str]) -> dict[str, int]:
         """Return the index of every value in a map; its keys may be the source's own names in place of numbers."""
-        if self.declared and {*chosen} <= {_as_key(name) for name in self.declared.values()}:
-            chosen = {key: chosen[_as_key(name)] for key, name in self.declared.items() if _as_key(name) in chosen}
+        if self.declared and {*chosen} <= {label_key(name) for name in self.declared.values()}:
+            chosen = {key: chosen[label_key(name)] for key, name in self.declared.items() if label_key(name) in chosen}
         return {raw: self.labels.index(name) for raw, name in chosen.items()}
 
     def __call__(self, raw: Any) -> int:
@@ -78,7 +79,7 @@ class LabelReader:
             DataProblemsError: If the source's own names for its integers are not the task's.
             ValueError: If the value means nothing; says why.
         """
-        key = _as_key(raw)
+        key = label_key(raw)
         self.found[key] += 1
         is_index = key in self.declared and not (isinstance(raw, str) and key in self._index_of)
         if is_index and self._is_undecided:
@@ -93,13 +94,13 @@ class LabelReader:
         known = {**self._meanings, **self._behind}
         return [
             f"{key}{f' ({self.declared[key]})' if key in self.declared else ''} -> {self.labels[known[key]]}"
-            for key in sorted(self.found, key=_natural)
+            for key in sorted(self.found, key=natural_order)
             if key in known
         ]
 
     def shifted(self) -> str | None:
         """Say that integers, read as indices, do not fit the classes, where they count from elsewhere."""
-        values = sorted(self.found, key=_natural)
+        values = sorted(self.found, key=natural_order)
         if not self.by_order or not values or not all(_is_whole(value) for value in values) or values[0] == "0":
             return None
         is_shifted = values == [str(index) for index in range(1, len(values) + 1)]
@@ -175,17 +176,17 @@ def _checked_map(label_map: Mapping[Any, str], labels: Sequence[str], task_name:
             f"tasks.{task_name}.data.labels {problem}. Expected every one of the classes "
             f"{', '.join(labels)} and no other; write RAW_VALUE: CLASS_NAME."
         )
-    return {_as_key(raw): str(name) for raw, name in label_map.items()}
+    return {label_key(raw): str(name) for raw, name in label_map.items()}
 
 
-def _as_key(raw: Any) -> str:
+def label_key(raw: Any) -> str:
     """Write a raw label as text: 1, 1.0, "1", "1.0" and " 1 " are one label, as are true, "true" and "True"."""
     if raw is None:
         return ""
     if isinstance(raw, bool):
         return str(raw).lower()
     if isinstance(raw, float | Decimal):
-        return str(int(raw)) if raw == raw and raw == int(raw) else str(raw)
+        return str(int(raw)) if math.isfinite(raw) and raw == int(raw) else str(raw)
     text = str(raw).strip()
     whole, point, zeros = text.partition(".")
     if point and _is_whole(whole) and zeros.strip("0") == "":
@@ -197,7 +198,7 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isascii() and text.removeprefix("-").isdecimal()
 
 
-def _natural(value: str) -> tuple[bool, int, str]:
+def natural_order(value: str) -> tuple[bool, int, str]:
     """Sort key: numbers by size, then words."""
     return (not _is_whole(value), int(value) if _is_whole(value) else 0, value)
 
