@@ -4,6 +4,7 @@ In: a ``Look``. Out: notes with what each label means and how many rows each cla
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tutelage.experiment.checks.findings import Finding, Note, guarded
@@ -28,9 +29,13 @@ def rows_can_be_learnt(look: Look) -> Iterator[Finding]:
         prepared, data = look.prepared(task), _task_data(look, task)
         if prepared is None or data is None:
             continue
-        for split in ("train", "test"):
-            sample = _sample(prepared.splits[split])
-            yield from guarded(("tasks", task, "data"), lambda data=data, sample=sample: data.usable_rows(sample))
+        samples = [_sample(prepared.splits[split]) for split in ("train", "test")]
+        yield from guarded(("tasks", task, "data"), partial(_use, data, samples))
+
+
+def _use(data: Any, samples: Sequence[Sequence[Any]]) -> None:
+    for sample in samples:
+        data.usable_rows(sample)
 
 
 def _task_data(look: Look, task: str) -> Any | None:
