@@ -83,10 +83,10 @@ def test_the_folders_that_a_run_names_are_read_and_no_others(folder):
     write_stages(folder, suffix=".aaaa0000")
     write_stages(folder, suffix=".bbbb0000", info={**INFO, "source": "other"})
     runs = collect(folder).runs
-    named = {f"{stage}/sentiment": "sentiment.aaaa0000" for stage in ("prepare", "teach")}
+    named = {f"{stage}/sentiment": f"reviews/{stage}/sentiment.aaaa0000" for stage in ("prepare", "teach")}
     same = Experiment("x", tuple(replace(run, inputs=named) for run in runs), (), folder)
     assert summarise(same, question="", command="")["groups"][0]["compared"]["data"]["source"] == "hub/reviews"
-    others = {"prepare/sentiment": "sentiment.bbbb0000"}
+    others = {"prepare/sentiment": "reviews/prepare/sentiment.bbbb0000"}
     mixed = Experiment("x", (replace(runs[0], inputs=named), replace(runs[1], inputs=others)), (), folder)
     assert summarise(mixed, question="", command="")["groups"][0]["compared"]["data"]["source"] is None
 

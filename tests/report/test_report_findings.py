@@ -68,6 +68,11 @@ def test_the_commonest_class_of_the_test_rows_is_chance():
     assert group["answer"]["headline"].startswith("The teacher is not above chance: 90.0 %")
 
 
+def test_a_student_above_its_teacher_keeps_nothing():
+    runs = run("teacher", answers(0.6)), run("B0", answers(0.7)), run("KD1", answers(0.9))
+    assert headline(*runs).endswith("and reaches 90.0 % [85.5, 94.0] accuracy, the teacher 60.0 %.")
+
+
 def test_arms_that_answer_one_class_are_the_headline():
     one = np.full(200, 2)
     group = grouped(run("teacher", answers(0.9)), run("B0", one), run("KD1", one))

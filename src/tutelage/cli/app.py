@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from tutelage import __version__
 from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, load
 from tutelage.cli.cache import cache
+from tutelage.cli.compare import compare
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
 from tutelage.cli.terminal import say, warn
 from tutelage.errors import ConfigError
@@ -40,6 +41,7 @@ app = typer.Typer(
 runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
 app.add_typer(runs, name="runs")
 app.add_typer(cache, name="cache")
+app.command()(compare)
 
 
 def _print_version(wanted: bool) -> bool:

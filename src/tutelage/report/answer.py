@@ -242,6 +242,9 @@ def _kept(method: dict[str, Any], score_name: str, *, brief: bool = False) -> st
     if share is None:
         return f"{name} reaches {shown_score(method['score'])} {score_name}"
     interval = "" if brief else f" {percent_interval(share)}"
+    if share["low"] > 1:
+        teacher = percent(method["score"]["estimate"] / share["estimate"])
+        return f"{name} reaches {shown_score(method['score'])} {score_name}, the teacher {teacher} %"
     text = f"{name} keeps {percent(share['estimate'])} %{interval} of the teacher's {score_name}"
     if method["parameters_share"] is not None and not brief:
         text += f" with {percent(method['parameters_share'])} % of its parameters"
@@ -286,11 +289,14 @@ def _sentences(
             yield f"{each['method']} is {relation(each)}."
     if baseline is not None and "visible_difference" in baseline:
         shown = percent(baseline["visible_difference"])
+        grouped = group["num_clusters"] != group["num_items"]
+        together = f" in {group['num_clusters']:,} groups that belong together" if grouped else ""
         yield (
-            f"With {group['num_items']:,} test items, a true difference of {shown} points between {method['label']} "
-            f"and {baseline['rival']} would be seen four times of five; smaller ones are often missed."
+            f"With {group['num_items']:,} test items{together}, a true difference of {shown} points between "
+            f"{method['label']} and {baseline['rival']} would be seen four times of five; smaller ones are often "
+            "missed."
         )
-    yield from _control_sentences(by_role)
+    yield from _control_sentences(method["label"], by_role)
     yield from _rival_sentences(by_role)
 
 
@@ -308,10 +314,10 @@ def _seed_faults(arm: dict[str, Any]) -> Iterator[str]:
         yield f"{arm['label']} gives one answer to every test item with seed {seed}."
 
 
-def _control_sentences(by_role: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _control_sentences(name: str, by_role: dict[str, dict[str, Any]]) -> Iterator[str]:
     control = by_role.get("control")
     if control is None:
-        yield "No permuted-teacher control was run (`tutelage run RECIPE --control`)."
+        yield f"No permuted-teacher control was run for {name} (`tutelage run RECIPE --control`)."
         return
     interval = difference_interval(control["difference"])
     size = percent(abs(control["difference"]["estimate"]))

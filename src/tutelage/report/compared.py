@@ -5,12 +5,13 @@ recipe that the runs record. Out: one record per task and student; what an earli
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tutelage.report.arms import Arm
 from tutelage.report.collect import Run, read_stage_record
 
+REASONS = {"limit": "beyond `limit`", "test_rows": "beyond `test_rows`"}  # the others are words as they are
 SPLITS = ("train", "adapt", "validation", "test")
 
 
@@ -35,7 +36,7 @@ def stage_records(runs: Sequence[Run], experiment_folder: Path) -> dict[str, dic
 
 
 def _only_name(runs: Sequence[Run], stage: str, default: str) -> str | None:
-    names = {run.inputs.get(stage) for run in runs} - {None}
+    names = {PurePosixPath(run.inputs[stage]).name for run in runs if stage in run.inputs}
     return (names.pop() if len(names) == 1 else None) if names else default
 
 
@@ -60,6 +61,7 @@ def describe_compared(arms: Sequence[Arm], records: Mapping[str, Mapping[str, An
         "rows_read": sum(prepared["rows_read"].values()) if prepared.get("rows_read") else None,
         "left_out": dict(prepared.get("dropped") or {}),
         "label_mass": taught.get("label_mass") or None,
+        "notes": prepared.get("notes") or [],
     }
 
 
@@ -100,18 +102,22 @@ def compared_lines(compared: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     parts = compared["sources"] if len(compared["sources"]) > 1 else [compared["data"]]
     lines += [("Data", _joined(part, "source")) for part in parts]
-    if compared["labels"]:
-        lines.append(("Labels", "; ".join(compared["labels"])))
+    mapped = [each for each in compared["labels"] or () if len(set(each.split(" -> "))) > 1]
+    if mapped:
+        lines.append(("Labels", "; ".join(mapped)))
     if compared["columns_not_read"]:
         lines.append(("Columns not read", ", ".join(compared["columns_not_read"])))
     if compared["rows_read"] is not None:
         out = {reason: count for reason, count in compared["left_out"].items() if count}
-        reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in out.items())
+        reasons = ", ".join(
+            f"{count:,} {REASONS.get(reason, reason.replace('_', ' '))}" for reason, count in out.items()
+        )
         text = f"{compared['rows_read']:,} read, {sum(out.values()):,} left out" + (f": {reasons}" if out else "")
         lines.append(("Rows", text))
     if compared["label_mass"]:
         shares = ", ".join(f"{label} {100 * share:.1f} %" for label, share in compared["label_mass"].items())
         lines.append(("Teacher's probability on the label words", shares))
+    lines += [("Note", note) for note in compared["notes"]]
     return [(name, text) for name, text in lines if text]
 
 

@@ -25,27 +25,28 @@ def compare_arms(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     methods = [arm for arm in arms if arm.role == "method"]
     rivals = sorted((arm for arm in arms if arm.role in RIVAL_ROLES), key=lambda arm: RIVAL_ROLES.index(arm.role))
     comparisons = [
-        _describe(method, rival, paired_difference(method.scores, rival.scores))
+        describe_pair(method, rival, paired_difference(method.scores, rival.scores))
         for method in methods
         for rival in rivals
         if rival.role != "control" or _permutes(rival, method, methods)
     ]
-    return _with_holm(comparisons)
+    return with_holm(comparisons)
 
 
 def compare_pairs(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Return every pair of trained arms, the earlier one in the tables second; Holm's rule runs over these pairs."""
     trained = [arm for arm in arms if arm.role in TRAINED_ROLES]
     pairs = [
-        _describe(later, earlier, paired_difference(later.scores, earlier.scores))
+        describe_pair(later, earlier, paired_difference(later.scores, earlier.scores))
         for index, later in enumerate(trained)
         for earlier in trained[:index]
         if set(later.seeds) & set(earlier.seeds)
     ]
-    return _with_holm(pairs)
+    return with_holm(pairs)
 
 
-def _with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_holm(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add ``p_holm``, with Holm's rule over these comparisons."""
     adjusted = holm([comparison["p_value"] for comparison in comparisons])
     return [{**comparison, "p_holm": p_value} for comparison, p_value in zip(comparisons, adjusted, strict=True)]
 
@@ -55,7 +56,8 @@ def _permutes(control: Arm, method: Arm, methods: Sequence[Arm]) -> bool:
     return not named or method.method == max(named, key=len)
 
 
-def _describe(method: Arm, rival: Arm, result: PairedDifference) -> dict[str, Any]:
+def describe_pair(method: Arm, rival: Arm, result: PairedDifference) -> dict[str, Any]:
+    """Return a paired difference as plain JSON values, with the names of its arms."""
     per_seed = result.mcnemar_per_seed or (None,) * len(result.pairs)
     return {
         "method": method.label,

@@ -3,6 +3,7 @@
 In: one group of the summary. Out: :class:`FigureFile` records.
 """
 
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ from tutelage.report.figure_style import (
 from tutelage.report.tables import score_title
 
 LABEL_INCHES = 0.17  # height of a line of labels
+NARROW_TITLE = 24  # characters
 NEAR = 0.3  # sizes closer than this share of the axis have their labels in one column
 
 
@@ -64,10 +66,12 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
         for arm, label_y in zip(members, heights, strict=True):
             look, score, x = looks[arm["label"]], arm["score"], arm["parameters"] / 1e6
             axes.plot([x, x], [100 * score["low"], 100 * score["high"]], color=look.colour, linewidth=1.3, alpha=0.5)
-            ends = [x, label_x - 0.012 * span], [100 * score["estimate"], label_y]
+            ends = [x, label_x], [100 * score["estimate"], label_y]
             axes.plot(*ends, color=RULE, linewidth=0.8, zorder=1)
             _mark(axes, x, 100 * score["estimate"], look)
-            axes.text(label_x, label_y, f"{arm['label']}  {numerals.percent(score['estimate'])}", va="center")
+            _mark(axes, label_x, label_y, look, size=4.5)
+            text = f"{arm['label']}  {numerals.percent(score['estimate'])}"
+            axes.text(label_x + 0.025 * span, label_y, text, va="center")
     axes.set_ylim(min(shown) - gap / 2, max(shown) + gap / 2)
     axes.set_xlabel("Parameters (millions)")
     axes.set_ylabel(f"Test {group['score_name']} (%)")
@@ -85,9 +89,9 @@ def _near(arms: list[dict[str, Any]], span: float) -> list[list[dict[str, Any]]]
     return columns
 
 
-def _mark(axes: Axes, x: int | float, y: int | float, look: Look) -> None:
+def _mark(axes: Axes, x: int | float, y: int | float, look: Look, *, size: float = 7) -> None:
     fill = "white" if look.is_hollow else look.colour
-    axes.plot(x, y, marker=look.marker, markersize=7, color=look.colour, markerfacecolor=fill, zorder=3)
+    axes.plot(x, y, marker=look.marker, markersize=size, color=look.colour, markerfacecolor=fill, zorder=3)
 
 
 def method_comparison(group: dict[str, Any]) -> FigureFile | None:
@@ -145,6 +149,8 @@ def _draw_comparison(
     panels[0].set_title(score_title(group["score_name"]))
     if own:
         _draw_differences(panels[1], arms, own, group["answer"]["method"])
+        title = f"{group['answer']['method']} minus arm"
+        panels[1].set_title(textwrap.fill(title, NARROW_TITLE) if narrow else title)
     for panel in panels:
         panel.set_yticks(range(len(arms)), [arm["label"] for arm in arms])
         light_grid(panel, axis="x")
@@ -170,4 +176,3 @@ def _draw_differences(axes: Axes, arms: list[dict[str, Any]], own: dict[str, Any
         text = f"{numerals.points(difference['estimate'])} {difference_interval(difference)}"
         axes.text(1.03, row, text.replace("-", "\N{MINUS SIGN}"), color=colour, **beside)
     axes.set_xlabel("Difference (percentage points)")
-    axes.set_title(f"{method} minus arm")

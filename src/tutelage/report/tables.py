@@ -13,8 +13,8 @@ from tutelage.report.comparisons import TRAINED_ROLES
 from tutelage.report.numerals import unsigned_zero
 
 SEED_NOTE = (
-    "sd: standard deviation over seeds (n - 1). t interval: 95 %, over seeds, n - 1 degrees of freedom; it asks about "
-    "new seeds, the bootstrap above about new items."
+    "sd: sample standard deviation over seeds. t interval: 95 %, over seeds; it asks about new seeds, the bootstrap "
+    "above about new items. Seeds that are all equal have none."
 )
 JUDGED_NOTE = "the method that validation prefers, which the headline judges."
 SPLIT_WORDS = {"train": "Training", "adapt": "Adapting the teacher", "validation": "Validation", "test": "Test"}
@@ -154,17 +154,18 @@ def comparison_table(group: dict[str, Any]) -> Table:
         "McNemar's exact test is pooled over seeds, which counts an item once per seed: read it beside the bootstrap, "
         "and per seed below. Cohen's d is of the paired differences. Holm's rule runs over the rows of this table."
     )
-    return _comparisons("comparisons", "Paired comparisons", group["comparisons"], note)
+    return comparisons_table("comparisons", "Paired comparisons", group["comparisons"], note)
 
 
 def pair_table(group: dict[str, Any]) -> Table:
     """One row per pair of trained arms."""
     note = "Every trained arm against every other, on the same items. Holm's rule runs over all of these pairs."
     is_more = any(arm["role"] == "method" for arm in group["arms"]) and len(group["pairs"]) > 1
-    return _comparisons("pairs", "All pairs of arms", group["pairs"] if is_more else (), note)
+    return comparisons_table("pairs", "All pairs of arms", group["pairs"] if is_more else (), note)
 
 
-def _comparisons(name: str, title: str, comparisons: Sequence[dict[str, Any]], note: str) -> Table:
+def comparisons_table(name: str, title: str, comparisons: Sequence[dict[str, Any]], note: str) -> Table:
+    """One row per paired difference."""
     columns = (
         text_column("comparison", "Comparison"),
         Column("difference", "Difference, points", points_with_interval),
