@@ -6,6 +6,7 @@ import shutil
 import pytest
 from synthetic_experiment import write_experiment
 
+from tutelage.cli.compare import compare
 from tutelage.errors import ConfigError, DataError
 from tutelage.report import build_comparison
 from tutelage.report.collect import collect
@@ -92,3 +93,11 @@ def test_runs_of_several_settings_are_told_apart(folders, tmp_path):
     named = {both: [path for path in both.iterdir() if not path.name.endswith("aaaa")]}
     found = build_comparison([first, both], command="c", runs=named)
     assert all(pair["difference"]["estimate"] == 0 for pair in found.summary["tasks"][0]["pairs"])
+
+
+def test_command_prints_and_writes(folders, tmp_path, capsys):
+    compare(list(folders), out=tmp_path / "side")
+    assert "KD1 in second minus in first" in capsys.readouterr().out
+    assert (tmp_path / "side" / "compare.html").is_file()
+    with pytest.raises(ConfigError, match="is no folder"):
+        compare([folders[0], tmp_path / "absent"])
