@@ -138,6 +138,17 @@ def test_a_conversation_that_stays_without_an_answer_is_the_headline():
     assert teacher == "The teacher gives no answer to 80.0 % of the test items."
 
 
+def test_a_teacher_of_texts_that_knows_no_more_than_the_untrained_student_is_the_headline():
+    def texts(method, share, shift=0):
+        return run(method, answers(share, shift=shift), score="token_accuracy")
+
+    group = grouped(texts("teacher", 0.3), texts("untouched", 0.3, 50), texts("B0", 0.3, 9), texts("KD1", 0.6))
+    assert group["answer"]["headline"].startswith("The teacher is not above the untouched student (30.0 %): 30.0 % [")
+    assert all(arm["share_kept"] is None for arm in group["arms"])
+    better = headline(texts("teacher", 0.7), texts("untouched", 0.3), texts("B0", 0.5), texts("KD1", 0.6))
+    assert better.startswith("KD1 is 10.0 points above B0")
+
+
 def test_written_answers_that_are_all_the_same_are_found():
     gold = np.array([f"answer {index}" for index in range(40)])
 

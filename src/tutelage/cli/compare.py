@@ -1,4 +1,7 @@
-"""The command ``compare``: finished experiments side by side."""
+"""The command ``compare``: finished experiments side by side.
+
+In: folders of experiments. Out: a table on the terminal, and a page where asked for.
+"""
 
 import shlex
 from pathlib import Path

@@ -81,7 +81,12 @@ def _first_of_all(group: dict[str, Any]) -> tuple[str, str | None]:
     if mostly_empty(faults):
         return "teacher", f"The teacher gives no answer to {percent(faults['empty'])} % of the test items."
     if chance is None:
-        what = f"answers “{faults['one_answer']}” to every test item" if faults["one_answer"] else "has no right answer"
+        untouched = next((arm for arm in group["arms"] if arm["role"] == "untouched"), None)
+        what = "has no right answer"
+        if faults["one_answer"]:
+            what = f"answers “{faults['one_answer']}” to every test item"
+        elif score["estimate"] and untouched is not None:
+            what = f"is not above the untouched student ({percent(untouched['score']['estimate'])} %)"
         return "teacher", f"The teacher {what}: {reached} {group['score_name']}."
     constant = f"always answering “{chance['label']}” gives {shown_score(chance['score'])}"
     return "teacher", f"The teacher is not above chance: {reached}, and {constant}."

@@ -4,7 +4,7 @@ In: the folders of finished experiments. Out: a table for the terminal and, wher
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,8 @@ def comparison_tables(task: dict[str, Any]) -> list[Table]:
     note = (
         "In brackets: 95 % interval over test items. Bold: the best of the trained arms. KL is to each one's teacher."
     )
-    arms = Table("arms", f"{task['task']}: arms", columns, rows, note, ranked=ranked, place=task["task"])
-    pairs = comparisons_table("differences", f"{task['task']}: differences", task["pairs"], NOTE)
+    arms = Table("arms", "Arms side by side", columns, rows, note, ranked=ranked, place=task["task"])
+    pairs = replace(comparisons_table("differences", "Differences", task["pairs"], NOTE), place=task["task"])
     return [arms, *([pairs] if pairs.rows else [])]
 
 
@@ -200,7 +200,10 @@ def _interval(score: dict[str, float]) -> str:
 
 def _write(out: Path, summary: dict[str, Any], tables: Sequence[Table]) -> Path:
     environment, style = page_environment()
-    views = [table_view(table, f"{_stem(table)}-", summary["command"]) for table in tables]
+    views = [
+        table_view(table, f"{_stem(table)}-", summary["command"]) | {"title": f"{table.place}: {table.title}"}
+        for table in tables
+    ]
     page = environment.get_template("compare.html.j2").render(summary=summary, style=style, tables=views)
     with new_artifact(out, kind=KIND, fields={"key": value_digest(summary)}, point="report") as temporary:
         write_file(temporary / PAGE, page.rstrip() + "\n")
@@ -211,4 +214,4 @@ def _write(out: Path, summary: dict[str, Any], tables: Sequence[Table]) -> Path:
 
 
 def _stem(table: Table) -> str:
-    return safe_name(table.place or table.title.partition(":")[0], what="task")
+    return safe_name(table.place, what="task")

@@ -61,7 +61,7 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
     shown = [low, high]
     for members in _near(arms, span):
         heights = spread([100 * arm["score"]["estimate"] for arm in members], gap=gap)
-        label_x = max(arm["parameters"] / 1e6 for arm in members) + 0.05 * span
+        label_x = max(arm["parameters"] / 1e6 for arm in members) + 0.12 * margin * span
         shown += heights
         for arm, label_y in zip(members, heights, strict=True):
             look, score, x = looks[arm["label"]], arm["score"], arm["parameters"] / 1e6
@@ -70,8 +70,8 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
             axes.plot(*ends, color=RULE, linewidth=0.8, zorder=1)
             _mark(axes, x, 100 * score["estimate"], look)
             _mark(axes, label_x, label_y, look, size=4.5)
-            text = f"{arm['label']}  {numerals.percent(score['estimate'])}"
-            axes.text(label_x + 0.025 * span, label_y, text, va="center")
+            text, beside = f"{arm['label']}  {numerals.percent(score['estimate'])}", {"textcoords": "offset points"}
+            axes.annotate(text, (label_x, label_y), (6, 0), va="center", **beside)
     axes.set_ylim(min(shown) - gap / 2, max(shown) + gap / 2)
     axes.set_xlabel("Parameters (millions)")
     axes.set_ylabel(f"Test {group['score_name']} (%)")

@@ -38,7 +38,8 @@ def find_faults(arm: Arm, arms: Sequence[Arm]) -> dict[str, Any]:
     """Return what is wrong with an arm.
 
     ``above_chance``: False when the arm cannot be told from always giving the commonest class, or has no right
-    answer; None when that is not known. ``one_answer``: what it answers to every item, in every seed;
+    answer, or is a teacher of texts or answers that cannot be told from the student before training; None when that
+    is not known. ``one_answer``: what it answers to every item, in every seed;
     ``one_answer_seeds``: seeds that do so when others do not. ``empty``: share of empty answers. ``unstable``: the
     worst and the best seed where they are too far apart. ``missing_seeds``: seeds of other arms that it lacks.
     """
@@ -46,7 +47,7 @@ def find_faults(arm: Arm, arms: Sequence[Arm]) -> dict[str, Any]:
     everywhere = None not in answers.values()
     trained = arm.role in TRAINED
     return {
-        "above_chance": _is_above_chance(arm),
+        "above_chance": _is_above_chance(arm, arms),
         "one_answer": next(iter(answers.values())) if everywhere else None,
         "one_answer_seeds": [] if everywhere else [seed for seed, answer in answers.items() if answer is not None],
         "empty": _empty_share(arm),
@@ -76,10 +77,15 @@ def _constant_scores(run: Run) -> ItemScores:
     return ItemScores(run.items["item_key"], run.items["cluster_key"], right)
 
 
-def _is_above_chance(arm: Arm) -> bool | None:
+def _is_above_chance(arm: Arm, arms: Sequence[Arm]) -> bool | None:
     run = arm.first
     if run.items is None or run.score_name not in CHOICES:
-        return None if any(each.scores.any() for each in arm.scores.values()) else False
+        if not any(each.scores.any() for each in arm.scores.values()):
+            return False
+        untouched = next((other for other in arms if other.role == "untouched"), None)
+        if arm.role != "teacher" or untouched is None:
+            return None
+        return paired_difference(arm.scores, untouched.scores).interval.low > 0
     return paired_difference(arm.scores, {None: _constant_scores(run)}).interval.low > 0
 
 

@@ -109,7 +109,8 @@ def tiles(group: dict[str, Any]) -> list[dict[str, str]]:
     found = []
     if method["share_kept"] is not None:
         share = method["share_kept"]
-        words = f"of the teacher's {group['score_name']} kept by {method['label']}"
+        verb = "reached" if share["low"] > 1 else "kept"
+        words = f"of the teacher's {group['score_name']} {verb} by {method['label']}"
         found.append(_tile(f"{numerals.percent(share['estimate'])} %", numerals.percent_interval(share), words))
     if method["parameters_share"] is not None:
         words = "of the teacher's parameters"
