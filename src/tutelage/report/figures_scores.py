@@ -70,8 +70,8 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
             axes.plot(*ends, color=RULE, linewidth=0.8, zorder=1)
             _mark(axes, x, 100 * score["estimate"], look)
             _mark(axes, label_x, label_y, look, size=4.5)
-            text, beside = f"{arm['label']}  {numerals.percent(score['estimate'])}", {"textcoords": "offset points"}
-            axes.annotate(text, (label_x, label_y), (6, 0), va="center", **beside)
+            text = f"{arm['label']}  {numerals.percent(score['estimate'])}"
+            axes.annotate(text, (label_x, label_y), (6, 0), textcoords="offset points", va="center")
     axes.set_ylim(min(shown) - gap / 2, max(shown) + gap / 2)
     axes.set_xlabel("Parameters (millions)")
     axes.set_ylabel(f"Test {group['score_name']} (%)")
