@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.errors import DiskError, IntegrityError, ModelError
 from tutelage.models.finite import require_finite
-from tutelage.models.load import load_model, quiet
+from tutelage.models.load import load_model, quiet, say_ties
 from tutelage.models.source import ModelSource
 from tutelage.store import make_folder, write_json
 
@@ -44,7 +44,7 @@ def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
     if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"Found a {type(model).__name__}, expected a plain model. Merge the adapter (merge_adapter).")
     require_finite(model, "the finished model")
-    _say_ties(model)
+    say_ties(model)
     make_folder(folder)
     try:
         with quiet():
@@ -105,14 +105,6 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """List weights and buffers, those too that no file holds (rotary tables)."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
-
-
-def _say_ties(model: PreTrainedModel) -> None:
-    """Let the config say whether head and embeddings are one, as the weights do; some checkpoints contradict theirs."""
-    config, head = model.config.get_text_config(), model.get_output_embeddings()
-    if head is not None and getattr(config, "tie_word_embeddings", False):
-        tied = head.weight is model.get_input_embeddings().weight
-        config.tie_word_embeddings = model.config.tie_word_embeddings = bool(tied)
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:

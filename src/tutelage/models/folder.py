@@ -53,6 +53,20 @@ def check_weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def stored_names(folder: Path) -> list[str]:
+    """Return the names of all weights in a folder's files; only headers are read.
+
+    Raises:
+        ModelError: As :func:`check_weight_files`.
+    """
+    names = []
+    for path in check_weight_files(folder):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(HEADER_LENGTH.unpack(stream.read(HEADER_LENGTH.size))[0]))
+        names += [name for name in header if name != "__metadata__"]
+    return names
+
+
 @functools.lru_cache(maxsize=1024)
 def _check_safetensors(path: Path, num_bytes: int, modified_ns: int) -> None:
     """Refuse what is no safetensors file, or was cut short; only the header is read.

@@ -4,6 +4,8 @@ In: any causal language model of ``transformers``, plain or wrapped by ``peft``,
 Out: the final hidden states at the supervised positions, and the ``OutputHead`` that reads them.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
@@ -35,6 +37,27 @@ def plain_model(model: nn.Module) -> PreTrainedModel:
             "one. Load it with tutelage.models.load.load_model."
         )
     return inner
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """Return what turns ids into final hidden states: the part below the output head, whatever the wrapper.
+
+    Raises:
+        ModelError: If no part holds the embeddings without the head.
+    """
+    inner: Any = plain_model(model)
+    body, head, embeddings = inner.get_decoder(), inner.get_output_embeddings(), inner.get_input_embeddings()
+    if body is not inner:
+        return body
+    # some families do not say (Llama 4): the part that holds the embeddings and not the head
+    for part in inner.children():
+        held = set(part.modules())
+        if embeddings in held and head not in held:
+            return part
+    raise ModelError(
+        f"{type(inner).__name__} has no part that holds the embeddings without the head, so its hidden states cannot "
+        "be read. Expected a causal language model of transformers."
+    )
 
 
 def find_head(model: nn.Module) -> OutputHead:
@@ -80,7 +103,7 @@ def final_hidden(model: nn.Module, batch: Batch) -> Float[Tensor, "N D"]:
     Returns:
         Hidden states in the body's dtype. With N = 0 an empty, graph-connected tensor.
     """
-    output = plain_model(model).get_decoder()(
+    output = body_of(model)(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,

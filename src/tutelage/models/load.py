@@ -27,8 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
+from tutelage.models.causal import causal_part, inner_names, left_on_disk
 from tutelage.models.finite import require_finite
-from tutelage.models.folder import check_weight_files, one_line, refuse_pointers
+from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter
 from tutelage.models.template import render_text
@@ -49,6 +50,7 @@ FOREIGN_ERRORS = (
 )
 OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError that says so
 OBSOLETE_WEIGHTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")  # buffers that old checkpoints carry
+HEADS = ("lm_head.weight", "lm_head.bias", "embed_out.weight", "output_layer.weight")
 # Where transformers is to look for an adapter that it would apply by itself: nowhere.
 NO_ADAPTER = {"subfolder": "no-adapter-is-applied-by-itself"}
 ADAPTER_FILES = ["adapter_*", "*.json", "*.jinja", "tokenizer*", "*.model", "*.safetensors", "README.md"]
@@ -113,11 +115,13 @@ def load_config(source: ModelSource) -> Any:
     """Load a model's configuration; no weight is read.
 
     Raises:
-        ModelError: If it cannot be read.
+        ModelError: If it cannot be read, or describes no causal language model.
     """
     source = seen(source)
     with quiet(), readable(source, "configuration"):
-        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
+    causal_part(config, source.name)
+    return config
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> int:
@@ -238,9 +242,11 @@ def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedMode
     with quiet(), readable(source, "model"):
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
         _refuse_quantised(config, source)
-        answer: Any = AutoModelForCausalLM.from_pretrained(
+        part = causal_part(config, source.name)
+        answer: Any = (part.model_class if part.is_inner else AutoModelForCausalLM).from_pretrained(
             source.path,
-            config=config,
+            config=part.config,
+            key_mapping=inner_names(part, stored_names(local_folder(source)), source.name) if part.is_inner else None,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
@@ -250,8 +256,21 @@ def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedMode
             **_where(source),
         )
     model, loaded = answer
+    if part.is_inner:
+        loaded["unexpected_keys"] = set(loaded["unexpected_keys"]) - left_on_disk(loaded["unexpected_keys"], model)
     _refuse_misfits(loaded, source)
+    if part.is_inner:
+        model = rebuild_plain(model, dtype)  # the one that was read would be saved under the container's names
+    say_ties(model)
     return model
+
+
+def say_ties(model: PreTrainedModel) -> None:
+    """Let the config say whether head and embeddings are one, as the weights do; some checkpoints contradict theirs."""
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if head is not None and getattr(config, "tie_word_embeddings", False):
+        embeddings: Any = model.get_input_embeddings()
+        config.tie_word_embeddings = model.config.tie_word_embeddings = head.weight is embeddings.weight
 
 
 def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
@@ -261,6 +280,11 @@ def _refuse_misfits(loaded: Any, source: ModelSource) -> None:
         "hold, in another shape,": sorted(key[0] for key in loaded["mismatched_keys"]),
         "hold in excess": sorted(key for key in loaded["unexpected_keys"] if not key.endswith(OBSOLETE_WEIGHTS)),
     }
+    if set(misfits["lack"]) and all(key.endswith(HEADS) for key in misfits["lack"]):
+        raise ModelError(
+            f"{source.name} has no output head ({misfits['lack'][0]}): it is a body alone, as embedding models are "
+            "saved, and writes no next token. Expected a complete causal language model."
+        )
     for fault, keys in misfits.items():
         if keys:
             raise ModelError(

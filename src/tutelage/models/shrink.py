@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
 from tutelage.models.folder import one_line
-from tutelage.models.head import final_hidden, plain_model
+from tutelage.models.head import body_of, final_hidden, plain_model
 from tutelage.types import Batch
 
 # Lists in a config with one entry per decoder layer.
@@ -33,7 +33,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """
     inner = plain_model(model)
     count = inner.config.get_text_config().num_hidden_layers
-    for part in inner.get_decoder().children():
+    for part in body_of(inner).children():
         if isinstance(part, nn.ModuleList) and len(part) == count:
             return part
     raise ModelError(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tutelage.align import row_places
 from tutelage.errors import CapabilityError, ModelError
-from tutelage.models.head import final_hidden, find_head, plain_model
+from tutelage.models.head import body_of, final_hidden, find_head, plain_model
 from tutelage.models.shrink import decoder_layers
 from tutelage.types import Batch
 
@@ -137,7 +137,7 @@ def compare_taps(model: nn.Module, batch: Batch) -> str | None:
     """
     stack = decoder_layers(model)
     with tapped_layers(model, range(len(stack) + 1)) as taps, _parts_after(model, stack) as after:
-        output = plain_model(model).get_decoder()(
+        output = body_of(model)(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
@@ -160,7 +160,7 @@ def compare_taps(model: nn.Module, batch: Batch) -> str | None:
 def _parts_after(model: nn.Module, stack: nn.ModuleList) -> Iterator[list[nn.Module]]:
     """List, in the order in which they run, the body's own parts that run after its last layer."""
     after: list[nn.Module] = []
-    decoder: Any = plain_model(model).get_decoder()
+    decoder: Any = body_of(model)
     handles = [
         part.register_forward_hook(lambda module, inputs, output: after.append(module))
         for part in decoder.children()
