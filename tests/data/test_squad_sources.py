@@ -55,6 +55,7 @@ def test_the_same_questions_come_out_of_every_kind_of_source(tmp_path, kind):
         [{"text": " Ann0", "answer_start": 25}, {"text": "a mayor "}],
         ["Ann0", "a mayor"],
         ["Ann0", " ", "a mayor", "Ann0"],
+        '["Ann0", "a mayor"]',  # in a cell of a CSV file
         ["Mayor Ann", "Ann0", "a mayor"],  # the first does not stand in the context; it still counts as gold
     ],
 )
@@ -97,8 +98,8 @@ def test_rows_without_an_answer_in_their_context_are_left_out_and_counted_by_rea
             r"no column 'answers', only 'context', 'question'; expected context, quest",
         ),
         (
-            {"context": "x", "question": "y", "answers": "x"},
-            r"'answers' is a str; expected context, question and answe",
+            {"context": "x", "question": "y", "answers": 3},
+            r"'answers' is a int; expected context, question and answe",
         ),
         ({"context": "x", "question": "y", "answers": {"texts": []}}, r"'answers' has only 'texts'; expected context"),
         ({"context": "x", "question": "y", "answers": {"text": ["x"], "answer_start": [0, 1]}}, "1 texts and the pla"),
@@ -250,3 +251,9 @@ def test_braces_and_marks_of_the_data_are_plain_characters():
     prompt = task.filled_with({"context": context, "question": made["qas"][0]["question"]})
     assert str(prompt) == f"Context: {context}\nQuestion: What is the mayor of town 1 called?\nAnswer:"
     assert prompt.context == context
+
+
+def test_a_plain_text_is_the_one_answer(tmp_path):
+    (tmp_path / "a.csv").write_text('context,question,answers\n"Anna lives here, alone.",Who?,Anna\n')
+    (found,) = read(tmp_path, "a.csv").questions
+    assert (found.answer, found.answer_start, found.golds) == ("Anna", 0, ("Anna",))

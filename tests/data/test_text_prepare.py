@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from text_files import FORMS, TASK, write_rows, write_texts
 
-from tutelage.data import TextCuts, TextPart, prepare_texts, read_prepared, write_prepared
+from tutelage.data import RowRules, TextCuts, TextPart, prepare_texts, read_prepared, write_prepared
 from tutelage.data.sources import load_records
 from tutelage.errors import DataError
 
@@ -107,6 +107,12 @@ def test_copies_are_kept_once_and_never_straddle_a_split_whatever_source_they_ar
     texts = [item.text for name in SPLITS for item in prepared.splits[name]]
     assert len(set(texts)) == len(texts)
     assert prepared.info["dropped"]["duplicate"] == 50
+
+
+def test_equal_texts_stop_with_how_many_are_copies(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [{"text": "the same film"}] * 20)
+    with pytest.raises(DataError, match=r"19 of 20 rows are left out \(95%: 19 duplicate\), allowed are 5%"):
+        prepare(tmp_path, "a.jsonl", rules=RowRules(max_left_out=0.05))
 
 
 def test_rows_of_one_cluster_stay_together(tmp_path):

@@ -3,6 +3,7 @@
 In: a ``Loaded`` source and a task. Out: ``Question``s with stable keys, and what was left out and why.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from tutelage.data.records import CLUSTER_COLUMN, Loaded, Record
 from tutelage.errors import DataError
 
 ANSWERS_COLUMN = "answers"
-EXPECTED = "context, question and answers ({text: [..], answer_start: [..]}, or a list of texts)"
+EXPECTED = "context, question and answers ({text: [..], answer_start: [..]}, a list of texts, or one text)"
 
 
 @dataclass
@@ -132,7 +133,15 @@ def _golds(value: Any) -> Iterator[_Gold]:
 
 
 def _pairs(value: Any) -> list[tuple[Any, Any]]:
-    """Return (text, answer_start or None) pairs from lists in columns, a list of objects, or a list of texts."""
+    """Return (text, answer_start or None) pairs from lists in columns, a list of objects or texts, or one text.
+
+    A cell of a CSV file may hold any of these as JSON.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith(("[", "{")) else [value]
+        except (ValueError, RecursionError):
+            value = [value]
     if isinstance(value, list):
         return [
             (each.get("text"), each.get("answer_start")) if isinstance(each, dict) else (each, None) for each in value
