@@ -27,7 +27,8 @@ from tutelage.report.tables import score_title
 
 LABEL_INCHES = 0.17  # height of a line of labels
 NARROW_TITLE = 24  # characters
-NEAR = 0.3  # sizes closer than this share of the axis have their labels in one column
+LETTER_INCHES = 0.085  # width of a letter of 9 points
+AXIS_INCHES = 0.8  # what stands left of the axes
 
 
 def quality_vs_size(group: dict[str, Any]) -> FigureFile | None:
@@ -59,7 +60,10 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
     low, high = (100 * pick(arm["score"][key] for arm in arms) for pick, key in ((min, "low"), (max, "high")))
     gap = max(high - low, 1.0) * LABEL_INCHES / (height - 0.9)
     shown = [low, high]
-    for members in _near(arms, span):
+    inches = axes.figure.get_figwidth() - AXIS_INCHES  # pyright: ignore[reportAttributeAccessIssue]
+    longest = max(len(arm["label"]) for arm in arms) + len("  100.0")
+    widest = (1.08 + margin) * span * (0.3 + LETTER_INCHES * longest) / inches
+    for members in _near(arms, widest):
         heights = spread([100 * arm["score"]["estimate"] for arm in members], gap=gap)
         label_x = max(arm["parameters"] / 1e6 for arm in members) + 0.12 * margin * span
         shown += heights
@@ -78,11 +82,11 @@ def _draw_quality(axes: Axes, arms: list[dict[str, Any]], group: dict[str, Any],
     light_grid(axes, axis="y")
 
 
-def _near(arms: list[dict[str, Any]], span: float) -> list[list[dict[str, Any]]]:
+def _near(arms: list[dict[str, Any]], widest: float) -> list[list[dict[str, Any]]]:
     """Gather arms whose labels would meet if each size had its own column of labels."""
     columns: list[list[dict[str, Any]]] = []
     for arm in sorted(arms, key=lambda arm: arm["parameters"]):
-        if columns and (arm["parameters"] - columns[-1][-1]["parameters"]) / 1e6 < NEAR * span:
+        if columns and (arm["parameters"] - columns[-1][-1]["parameters"]) / 1e6 < widest:
             columns[-1].append(arm)
         else:
             columns.append([arm])
