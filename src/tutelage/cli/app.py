@@ -55,6 +55,7 @@ Control = Annotated[
     bool, typer.Option("--control", help="Add the control whose teacher rows are shuffled; it must lose.")
 ]
 Workspace = Annotated[Path, typer.Option(help="Folder of all results.")]
+NewTokens = Annotated[int, typer.Option(help="Of an answer to a text or a conversation, at most.", min=1)]
 STAGE_NAMES = ("prepare", "adapt", "teach", "shrink", "score", "trials", "train", "report")  # experiment.STAGES
 _ONE_OF = f"One of {', '.join(STAGE_NAMES)}."
 Only = Annotated[str | None, typer.Option(help=f"Run this stage alone. {_ONE_OF}", metavar="STAGE")]
@@ -185,6 +186,22 @@ def report(
         warn(f"{source} cannot be written to, so no page was made; `--to FOLDER` makes it elsewhere")
         return
     say(f"report: {built.page}")
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="RUN_ID, EXPERIMENT/RUN_ID, or the run's folder.", metavar="RUN")],
+    data: Annotated[str, typer.Option(help="Rows to answer; labels are not needed.", metavar="FILE")],
+    out: Annotated[Path | None, typer.Option(help="FILE.jsonl or FILE.csv; default standard output.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="jsonl or csv; default by the file's name.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a source with several splits.")] = None,
+    max_new_tokens: NewTokens = 256,
+    workspace: Workspace = Path("runs"),
+) -> None:
+    """Let a finished student answer the rows of a file."""
+    from tutelage.cli.predict import predict_file
+
+    predict_file(workspace, run, data, out=out, form=form, split=split, max_new_tokens=max_new_tokens)
 
 
 @app.command()

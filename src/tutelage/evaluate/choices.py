@@ -4,7 +4,8 @@ In: a model and ``ChoicePrompt``s (prompt ids, the ids of each choice). Out: one
 and choice, in the order of the prompts, and the token that the model itself would have written.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from tutelage.models.head import final_hidden, find_head
 from tutelage.teacher.logits import head_logits
 from tutelage.types import Batch, OutputHead, TeacherRow
 
+Progress = Callable[[int, int, float], None]
 CHUNK_BYTES = 64 * 2**20  # float32 logits alive at once: 340 positions at V = 49,152
 
 
@@ -51,6 +53,7 @@ def score_choices(
     pad_id: int,
     token_budget: int,
     device: torch.device | str,
+    progress: Progress | None = None,
 ) -> ChoiceScores:
     """Score every choice of every prompt: ``log p(choice | prompt)``, summed over its tokens.
 
@@ -66,6 +69,7 @@ def score_choices(
         pad_id: Fills the rows of a batch; never read.
         token_budget: Padded tokens per forward pass.
         device: Where the model is.
+        progress: Called after every batch with passes done, of how many, and tokens per second.
 
     Raises:
         DataError: If a prompt or choice is empty, or prompts differ in their number of choices.
@@ -76,11 +80,15 @@ def score_choices(
     scores_S = np.zeros(len(prompts) * num_choices)
     top1_B = np.zeros(len(prompts), dtype=np.int64)
     lengths = np.array([reading.ids.shape[0] for reading in readings])
+    num_done, num_tokens, began = 0, 0, time.monotonic()
     with reading_mode(model):
         head = find_head(model)
         for indices in reading_batches(lengths, token_budget=token_budget):
             chosen = [readings[index] for index in indices]
             _score_batch(model, head, chosen, scores_S, top1_B, pad_id=pad_id, device=device)
+            num_done, num_tokens = num_done + len(chosen), num_tokens + int(lengths[indices].sum())
+            if progress is not None:
+                progress(num_done, len(readings), num_tokens / (time.monotonic() - began))
     logprobs_BC = scores_S.reshape(len(prompts), num_choices)
     check_finite(logprobs_BC, [prompt.item_key for prompt in prompts], what="choice log-probability")
     return ChoiceScores(logprobs_BC, top1_B)

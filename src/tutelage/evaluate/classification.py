@@ -12,7 +12,7 @@ from torch import nn
 
 from tutelage.data.rows import ChoicePrompt
 from tutelage.errors import DataError
-from tutelage.evaluate.choices import check_finite, score_choices
+from tutelage.evaluate.choices import Progress, check_finite, score_choices
 from tutelage.evaluate.items import Items
 
 
@@ -26,6 +26,7 @@ def evaluate_classification(
     device: torch.device | str,
     cluster_keys: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> Items:
     """Let a model choose among the labels' verbalisers for every prompt.
 
@@ -38,6 +39,7 @@ def evaluate_classification(
         device: Where the model is.
         cluster_keys: Items that belong together; None takes the prompts' own, else each item by itself.
         texts: Kept in ``Items`` for the report.
+        progress: As in :func:`tutelage.evaluate.choices.score_choices`.
 
     Returns:
         The items, in the order of ``prompts``; ``valid`` is True where the most likely token of the
@@ -47,7 +49,7 @@ def evaluate_classification(
         DataError: If there are no prompts, or a prompt's choices do not match ``labels``.
         NumericsError: If a score is not finite; names the items.
     """
-    scores = score_choices(model, prompts, pad_id=pad_id, token_budget=token_budget, device=device)
+    scores = score_choices(model, prompts, pad_id=pad_id, token_budget=token_budget, device=device, progress=progress)
     first_BC = np.array([[int(ids[0]) for ids in prompt.choice_ids] for prompt in prompts])
     return items_from_scores(
         scores.logprobs_BC,

@@ -3,6 +3,7 @@
 In: a model, or stored final hidden states and their head, and rows. Out: ``RowLikelihoods``, one entry per row.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ def row_likelihoods(
     token_budget: int,
     device: torch.device | str,
     should_stop: Callable[[], bool] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> RowLikelihoods:
     """Score the targets of rows: ``sum_t log p(token_t | tokens before)``, over the whole vocabulary.
 
@@ -53,6 +55,7 @@ def row_likelihoods(
         token_budget: Padded tokens per forward pass.
         device: Where the model is.
         should_stop: Asked before every batch.
+        progress: Called after every batch with rows done, of how many, and tokens per second.
 
     Raises:
         DataError: If there are no rows, or one has no target.
@@ -62,6 +65,7 @@ def row_likelihoods(
     counts = target_counts(rows)
     logprob_R, num_right_R = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
     lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
+    num_done, num_tokens, began = 0, 0, time.monotonic()
     with reading_mode(model):
         head = find_head(model)
         for indices in reading_batches(lengths, token_budget=token_budget):
@@ -70,6 +74,9 @@ def row_likelihoods(
             batch = batch_to(collate([rows[index] for index in indices], pad_id=pad_id), device)
             hidden_ND = final_hidden(model, batch)
             logprob_R[indices], num_right_R[indices] = sums_by_row(hidden_ND, head, batch.labels_N, counts[indices])
+            num_done, num_tokens = num_done + len(indices), num_tokens + int(lengths[indices].sum())
+            if progress is not None:
+                progress(num_done, len(rows), num_tokens / (time.monotonic() - began))
     check_finite(logprob_R[:, None], [row.item_key for row in rows], what="log-probability")
     return RowLikelihoods(logprob_R, num_right_R, counts)
 

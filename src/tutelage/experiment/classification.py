@@ -3,7 +3,7 @@
 In: a ``TaskData`` with examples, a model or what the teach stage stored. Out: rows, ``Items``, the teacher's choices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,14 @@ class ClassificationKind:
         )
 
     def items(
-        self, data: TaskData, model: nn.Module, examples: Sequence[Any], *, device: torch.device, token_budget: int
+        self,
+        data: TaskData,
+        model: nn.Module,
+        examples: Sequence[Any],
+        *,
+        device: torch.device,
+        token_budget: int,
+        progress: Callable[[int, int, float], None] | None = None,
     ) -> Items:
         """Let a model choose among the classes' words."""
         return evaluate_classification(
@@ -90,6 +97,7 @@ class ClassificationKind:
             device=device,
             cluster_keys=[example.cluster_key for example in examples],
             texts=[example.fields["text"] for example in examples],
+            progress=progress,
         )
 
     def metrics(self, items: Items) -> dict[str, float]:

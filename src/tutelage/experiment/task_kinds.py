@@ -31,8 +31,13 @@ class TaskKind(Protocol):
         """Return ``Rows`` with what a teacher wrote (``WrittenAnswer``, one per example) as targets."""
         ...
 
-    def items(self, data: Any, model: Any, examples: Sequence[Any], *, device: Any, token_budget: int) -> Any:
-        """Let a model answer, and compare with gold."""
+    def items(
+        self, data: Any, model: Any, examples: Sequence[Any], *, device: Any, token_budget: int, progress: Any = None
+    ) -> Any:
+        """Let a model answer, and compare with gold; ``progress`` hears of rows done, of how many, tokens per second.
+
+        It is called after every batch.
+        """
         ...
 
     def metrics(self, items: Any) -> dict[str, float]:

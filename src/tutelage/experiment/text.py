@@ -116,12 +116,14 @@ class TextKind:
         device: torch.device,
         token_budget: int,
         should_stop: Callable[[], bool] | None = None,
+        progress: Callable[[int, int, float], None] | None = None,
     ) -> TextItems:
         """Score every target of a split by the model's log-probability; of the test split its own answers too."""
         rows = data.rows(examples)
         found = row_likelihoods(
-            model, rows, pad_id=data.pad_id, token_budget=token_budget, device=device, should_stop=should_stop
-        )
+            model, rows, pad_id=data.pad_id, token_budget=token_budget, device=device, should_stop=should_stop,
+            progress=progress,
+        )  # fmt: skip
         answers = _own_answers(data, model, examples, rows, token_budget=token_budget, should_stop=should_stop)
         return _items(data, examples, rows, found, answers)
 
