@@ -127,3 +127,13 @@ def test_bad_rows_are_named(tmp_path: Path):
     assert result.exit_code == 1
     assert "rows.jsonl:2" in result.stderr
     assert "rows.jsonl:3" in result.stderr
+
+
+def test_students_and_their_teacher_answer_each_line():
+    result = cli("chat", RUN, "B0_sentiment_S1_seed1", "--teacher", input="the film is lovely\n\ndull plot\n")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [RUN, "B0_sentiment_S1_seed1", "teacher"] * 2
+    alone = cli("chat", RUN, input="dull plot\n").stdout.splitlines()
+    assert alone == [lines[3].partition(": ")[2]]
+    assert len(cli("chat", RUN, "--max-new-tokens", "1", input="dull plot\n").stdout.split()) <= 1

@@ -205,6 +205,19 @@ def predict(
 
 
 @app.command()
+def chat(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs; all of them answer.", metavar="RUN...")],
+    teacher: Annotated[bool, typer.Option("--teacher", help="Let the first run's teacher answer too.")] = False,
+    max_new_tokens: NewTokens = 256,
+    workspace: Workspace = Path("runs"),
+) -> None:
+    """Talk to finished students: each line of standard input is answered by each of them."""
+    from tutelage.cli.chat import chat_with
+
+    chat_with(workspace, runs, teacher=teacher, max_new_tokens=max_new_tokens)
+
+
+@app.command()
 def schema(
     json: Annotated[bool, typer.Option("--json", help="As a JSON Schema, for editors.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As the reference in docs/recipe.md.")] = False,
