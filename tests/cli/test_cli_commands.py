@@ -362,7 +362,7 @@ def test_a_half_typed_command_is_completed():
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv = ['tutelage']; from tutelage.cli import main; main()"],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "_TUTELAGE_COMPLETE": "complete_bash", "COMP_WORDS": "tutelage pre", "COMP_CWORD": "1"},
+        env={**os.environ, "_TUTELAGE_COMPLETE": "complete_bash", "COMP_WORDS": "tutelage prev", "COMP_CWORD": "1"},
     )  # fmt: skip
 
     assert done.stdout.split() == ["preview"]
