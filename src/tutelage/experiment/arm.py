@@ -98,6 +98,8 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
         "gold_labels": mixed.num_gold if mixed else len(rows) if reads_gold else 0,
         "teacher_tokens": 0 if run.kind == "baseline" else taught.facts["num_tokens"],
     }
+    if data.date is not None:
+        record["date"] = data.date  # whoever uses the student later writes its prompts for that day
     if mixed is not None:
         record["sequences"] = mixed.counts | {"allowed": taught.facts["sequences"]["allowed"]}
     with stage_artifact(context, target, seconds={"train": result.seconds}) as temporary:

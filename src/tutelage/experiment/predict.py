@@ -6,6 +6,7 @@ Rows become prompts by the code that evaluates, in the same batches, so that pre
 the run's own.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,17 +18,19 @@ import numpy as np
 from tutelage.build import row_rules
 from tutelage.config import Classification, Reading
 from tutelage.data import TextItem, Turn
+from tutelage.data.messages import read_tools
 from tutelage.data.parse import id_column, read_examples
 from tutelage.data.plan import reading_batches
 from tutelage.data.prompts import opening_ids, plain_ids
 from tutelage.data.questions import ANSWERS_COLUMN, read_questions
 from tutelage.data.records import Loaded, Record, SourceInfo
 from tutelage.data.sources import load_records
-from tutelage.data.text_formats import find_format
+from tutelage.data.text_formats import LABEL, find_format
 from tutelage.data.text_rows import plain_turns
 from tutelage.data.texts import ASSISTANT, PLAIN
 from tutelage.errors import DataError
 from tutelage.experiment.students import FinishedStudent
+from tutelage.experiment.text import chat_message
 from tutelage.models.chat import Stops, chat_ids, find_stops
 from tutelage.models.generate import Decoding, generate_batch
 
@@ -132,8 +135,10 @@ def _written(
     student: FinishedStudent, rows: Sequence[Record], max_new_tokens: int, progress: Progress | None
 ) -> list[Prediction]:
     task: Any = student.data.prepared.task
-    items = [question_of(row) for row in rows]
-    prompts = [prompt_ids(student, item, template=task.template) for item in items]
+    prompts = [
+        prompt_ids(student, question_of(row), template=task.template, tools=read_tools(row.values.get("tools")))
+        for row in rows
+    ]
     return answer_prompts(
         student, prompts, stops=stops_of(student, template=task.template), max_new_tokens=max_new_tokens,
         progress=progress,
@@ -158,32 +163,31 @@ def question_of(row: Record) -> tuple[Turn, ...]:
 
 
 def _with_an_answer(values: Any) -> dict[str, Any]:
-    """Complete a row that ends with a question, so that the readers of labelled rows take it."""
-    values = dict(values)
-    for column, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+    """Put a stand-in where the answer is or would be, so that the readers of rows to learn from take the row."""
+    values = {name: value for name, value in values.items() if name != LABEL}  # of the answer, which is not read
+    for column in ("messages", "conversations"):
         turns = values.get(column)
         if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
-            names = ("role", "content") if "role" in turns[-1] else (role, content)
-            speaker = turns[-1].get(names[0])
-            if speaker not in (ASSISTANT, "gpt"):
-                own = "gpt" if names[0] == "from" else ASSISTANT
-                values[column] = [*turns, {names[0]: own, names[1]: STAND_IN}]
-            return values
+            speaker, words, own = ("role", "content", ASSISTANT) if "role" in turns[-1] else ("from", "value", "gpt")
+            asked = turns[:-1] if turns[-1].get(speaker) in (ASSISTANT, "gpt") else turns
+            return {**values, column: [*asked, {speaker: own, words: STAND_IN}]}
     if "instruction" in values:
         return {**values, "output": STAND_IN}
     if "prompt" in values:
-        answer = "response" if "response" in values else "completion"
-        return {**values, answer: STAND_IN}
+        return {**values, "response" if "response" in values else "completion": STAND_IN}
     return values
 
 
-def prompt_ids(student: FinishedStudent, turns: Sequence[Turn], *, template: str) -> np.ndarray:
+def prompt_ids(
+    student: FinishedStudent, turns: Sequence[Turn], *, template: str, tools: str | None = None
+) -> np.ndarray:
     """Write turns up to where the student goes on: a document as it is, a conversation by its template."""
     tokenizer = student.data.tokenizer
     if TextItem("", "", tuple(turns)).is_document:
         return np.concatenate([opening_ids(tokenizer), plain_ids(tokenizer, turns[0].content)]).astype(np.int32)
     if uses_chat(student, template=template):
-        return chat_ids(tokenizer, [{"role": turn.role, "content": turn.content} for turn in turns])
+        described = json.loads(tools) if tools else None
+        return chat_ids(tokenizer, list(map(chat_message, turns)), tools=described, date=student.data.date)
     tokens = plain_turns(tokenizer, [*turns, Turn(ASSISTANT, STAND_IN)], end_of_turn_id=student.data.end_of_turn_id)
     return tokens.ids[: tokens.spans[-1][0]]
 

@@ -139,6 +139,7 @@ def provenance(context: Context, key: str, started: str, seconds: Mapping[str, f
         "key": key,
         "command": context.command,
         "recipe": context.recipe.model_dump(mode="json"),
+        "recipe_given": context.recipe.model_dump(mode="json", exclude_unset=True),  # loads again: no default is set
         "recipe_file": context.loaded.path.name,
         "overrides": [dict(item) for item in context.loaded.overrides_applied],
         "seeds": context.recipe.seeds.model_dump(mode="json"),

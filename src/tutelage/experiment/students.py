@@ -26,6 +26,7 @@ from tutelage.models.source import resolve_model
 from tutelage.store import verify_artifact
 
 CHECKPOINT = "checkpoint"
+NO_ROWS: dict[str, list[Any]] = {"train": [], "adapt": [], "validation": [], "test": []}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def open_student(folder: Path) -> FinishedStudent:
     loaded = LoadedRecipe(recipe, {}, folder / "recipe.yaml", [], "")
     context = Context(loaded, Folders(folder.parent.parent, folder.parent.name), show=_nothing, command="")
     end = end_of_turn_id(tokenizer, model.config)
-    prepared = PreparedTask(task_of_section(task, recipe.tasks[task]), {}, {})
+    prepared = PreparedTask(task_of_section(task, recipe.tasks[task]), NO_ROWS, {"date": record.get("date")})
     data = TaskData(context, prepared, tokenizer, _num_ids(model), end, recipe.tasks[task])
     return FinishedStudent(record["run_id"], data, model, device, dtype == torch.bfloat16)
 
@@ -104,7 +105,7 @@ def read_record(folder: Path) -> tuple[dict[str, Any], Recipe]:
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        return record, make_recipe(provenance["recipe"])
+        return record, make_recipe(provenance["recipe_given"])
     except (ValueError, KeyError) as error:
         raise IntegrityError(
             f"{folder} does not say how its student reads rows ({error}). It is of another version of the program; "

@@ -248,7 +248,7 @@ def _conversation_rows(data: TaskData, conversations: Sequence[TextItem]) -> Row
         try:
             ids, spans = supervised_turns(
                 tokenizer,
-                [_message(turn) for turn in item.turns],
+                [chat_message(turn) for turn in item.turns],
                 end_of_turn_id=end,
                 learnt=[turn.is_learnt for turn in item.turns],
                 tools=json.loads(item.tools) if item.tools else None,
@@ -268,7 +268,8 @@ def _conversation_rows(data: TaskData, conversations: Sequence[TextItem]) -> Row
     return conversation_rows(kept, tokens, max_length=data.max_length, left_out=left_out)
 
 
-def _message(turn: Turn) -> dict[str, Any]:
+def chat_message(turn: Turn) -> dict[str, Any]:
+    """Return a turn as a chat template reads it."""
     thought = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
     return {"role": turn.role, "content": turn.content, **thought}
 

@@ -30,13 +30,18 @@ class Stops:
 
 
 def chat_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[Message], *, date: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Sequence[Message],
+    *,
+    tools: Sequence[Any] | None = None,
+    date: str | None = None,
 ) -> np.ndarray:
     """Write a prompt with the chat template, up to where the assistant begins to answer; int32.
 
     Args:
         tokenizer: One with a chat template.
         prompt: Messages, or words that become one user turn. A control token's name in them stays words.
+        tools: The functions that the assistant may call.
         date: The day that a template writes which asks for it; None: today.
 
     Raises:
@@ -46,7 +51,7 @@ def chat_ids(
     if not tokenizer.chat_template:
         raise ModelError("A chat prompt was asked for, but the tokenizer has no chat template. Use `template: raw`.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(each) for each in prompt]
-    (made,) = render(tokenizer, [Turns(messages, asks=True)], date=date)
+    (made,) = render(tokenizer, [Turns(messages, asks=True)], tools=tools, date=date)
     ids = encode_with_offsets(tokenizer, made.text, made.control).ids
     if not ids:
         raise DataError("The chat template makes an empty prompt of these messages. Give it some words.")
