@@ -16,6 +16,7 @@ from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, l
 from tutelage.cli.cache import cache
 from tutelage.cli.compare import compare
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
+from tutelage.cli.runs import runs, verify
 from tutelage.cli.terminal import say, warn
 from tutelage.errors import ConfigError
 from tutelage.store.secrets import TOKEN, without_tokens
@@ -38,7 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     **APP_OPTIONS,
 )
-runs = typer.Typer(help="List finished runs, or show one.", **OPTIONS)
 app.add_typer(runs, name="runs")
 app.add_typer(cache, name="cache")
 app.command()(compare)
@@ -235,24 +235,7 @@ def version() -> None:
     say(__version__)
 
 
-@runs.command("ls")
-def runs_ls(workspace: Workspace = Path("runs"), json: Json = False) -> None:
-    """List finished runs."""
-    from tutelage.cli.listing import show_runs
-
-    show_runs(workspace, as_json=json)
-
-
-@runs.command("show")
-def runs_show(
-    name: Annotated[str, typer.Argument(help="RUN_ID or EXPERIMENT/RUN_ID.", metavar="RUN")],
-    workspace: Workspace = Path("runs"),
-    json: Json = False,
-) -> None:
-    """Show one run: settings, scores, cost, and the command behind them."""
-    from tutelage.cli.listing import show_one_run
-
-    show_one_run(workspace, name, as_json=json)
+app.command()(verify)
 
 
 def _run(

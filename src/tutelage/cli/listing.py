@@ -87,7 +87,16 @@ def show_runs(workspace: Path, *, as_json: bool) -> None:
     if as_json:
         say(
             json.dumps(
-                [{**run.record, "folder": str(run.folder), "content_digest": run.content_digest} for run in found]
+                [
+                    {
+                        **run.record,
+                        "folder": str(run.folder),
+                        "content_digest": run.content_digest,
+                        "differs": run.differs,
+                        "damage": run.damage,
+                    }
+                    for run in found
+                ]
             )
         )
         return
@@ -97,15 +106,17 @@ def show_runs(workspace: Path, *, as_json: bool) -> None:
     rows = [
         (
             run.experiment,
-            run.run_id,
-            run.record["role"],
+            run.folder.name,
+            run.record.get("role", "-"),
             "-" if run.metric is None else f"{run.metric:.4f}",
-            f"{run.split} {run.record['primary_metric']}",
-            run.content_digest[:12],
+            run.damage or f"{run.split} {run.record['primary_metric']}",
+            run.differs,
         )
         for run in found
     ]
-    table(("experiment", "run", "role", "score", "metric", "digest"), rows)
+    table(("experiment", "run", "role", "score", "metric", "settings that differ"), rows)
+    if any(run.damage for run in found):
+        say("damaged runs are not to be believed; `tutelage run RECIPE` makes them again")
 
 
 def show_one_run(workspace: Path, name: str, *, as_json: bool) -> None:

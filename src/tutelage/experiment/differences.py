@@ -4,7 +4,7 @@ In: what is to be made, the manifests beside it. Out: one line such as ``learnin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.experiment.identity import KEY_DIGITS
@@ -40,16 +40,22 @@ def made_of(manifest: Manifest) -> dict[str, Any]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """List what differs between two results: settings as ``path old -> new``, then inputs in words."""
     before, after = flat(old.get("settings", {})), flat(new.get("settings", {}))
-    found = [
-        f"{path} {_value(before, path)} -> {_value(after, path)}"
-        for path in dict.fromkeys((*before, *after))
-        if before.get(path, _ABSENT) != after.get(path, _ABSENT)
-    ]
+    found = [f"{path} {_value(before, path)} -> {_value(after, path)}" for path in varied_paths([before, after])]
     read_before, read_after = old.get("reads", {}), new.get("reads", {})
     names = [
         name for name in dict.fromkeys((*read_before, *read_after)) if read_before.get(name) != read_after.get(name)
     ]
     return found + list(dict.fromkeys(READS.get(name, f"another {name}") for name in names))
+
+
+def varied_paths(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the paths whose values are not equal everywhere; a section of another ``kind`` counts once, by that."""
+    paths = list(dict.fromkeys(path for each in settings for path in each))
+    varied = [
+        path for path in paths if any(each.get(path, _ABSENT) != settings[0].get(path, _ABSENT) for each in settings)
+    ]
+    kinds = {path.removesuffix("kind") for path in varied if path.endswith(".kind")}
+    return [path for path in varied if path.endswith(".kind") or not path.startswith(tuple(kinds))]
 
 
 def shown(found: list[str]) -> str:

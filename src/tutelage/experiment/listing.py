@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import DataError, IntegrityError
-from tutelage.experiment.differences import changes, flat, made_of, shown
+from tutelage.experiment.differences import changes, flat, made_of, varied_paths
+from tutelage.experiment.identity import KEY_DIGITS
 from tutelage.store import Manifest, damage_of, read_input, read_manifest
 
 RUN_FILE = "run.json"
@@ -131,14 +132,34 @@ def _with_differences(runs: list[ListedRun]) -> list[ListedRun]:
 
 
 def _own_values(others: list[ListedRun], run: ListedRun) -> str:
-    """Return the settings that are not equal in all runs of one name, as this run has them."""
+    """Return the settings and inputs of a run that most runs of its name do not share."""
     settings = [flat(other.made_of.get("settings", {})) for other in others]
-    own = flat(run.made_of.get("settings", {}))
-    paths = list(dict.fromkeys(path for each in settings for path in each))
-    varied = [path for path in paths if len({json.dumps(each.get(path), sort_keys=True) for each in settings}) > 1]
-    values = [f"{path.rpartition('.')[2]} {json.dumps(own.get(path))}" for path in varied]
     reads = [other.made_of.get("reads", {}) for other in others]
-    names = dict.fromkeys(name for each in reads for name in each)
-    inputs = [name for name in names if len({each.get(name) for each in reads}) > 1]
-    own_reads = run.made_of.get("reads", {})
-    return shown(values + [f"{name} {str(own_reads.get(name))[:8]}" for name in inputs])
+    number = others.index(run)
+    values = [
+        f"{_short(path)} {_word(settings[number].get(path))}"
+        for path in varied_paths(settings)
+        if not _is_usual(path, settings, number)
+    ]
+    inputs = [
+        f"{name} {str(reads[number].get(name))[:KEY_DIGITS]}"
+        for name in dict.fromkeys(name for each in reads for name in each)
+        if len({each.get(name) for each in reads}) > 1 and not _is_usual(name, reads, number)
+    ]
+    return ", ".join(values + inputs) or "as most of this name"
+
+
+def _is_usual(path: str, values: list[dict[str, Any]], number: int) -> bool:
+    """Say whether more than half of the runs have the value of this one."""
+    equal = sum(each.get(path) == values[number].get(path) for each in values)
+    return 2 * equal > len(values)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(path: str) -> str:
+    """Name a setting by its last part, with the one before where that is only ``kind``."""
+    *_, section, name = ("", *path.split("."))
+    return f"{section}.{name}" if name == "kind" else name

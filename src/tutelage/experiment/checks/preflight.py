@@ -12,6 +12,7 @@ from tutelage.experiment.checks.data import rows_can_be_cut, rows_can_be_learnt
 from tutelage.experiment.checks.findings import Check, Finding, Note, Refusal
 from tutelage.experiment.checks.layers import layers_exist
 from tutelage.experiment.checks.look import Look
+from tutelage.experiment.checks.names import run_names_differ
 from tutelage.experiment.checks.workspace import workspace_is_usable
 from tutelage.experiment.stage import Context
 
@@ -29,6 +30,7 @@ def models_are_readable(look: Look) -> Iterator[Finding]:
 # A check is one line here. Each sees every arm; none runs a model.
 CHECKS: tuple[Check, ...] = (
     workspace_is_usable,
+    run_names_differ,
     models_are_readable,
     rows_can_be_cut,
     rows_can_be_learnt,
