@@ -122,16 +122,16 @@ def is_not_read(path: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_damaged_file_changes_no_result(reference, seed):
     assert outcome(reference, seed=seed, half=seed % 2 == 0, cut=seed % 3 == 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_forty_damages_change_no_result(reference):
-    ends = Counter(outcome(reference, seed=100 + n, half=n % 2 == 0, cut=n % 5 == 0) for n in range(40))
-    assert ends["made again"] > 10, ends
+def test_sixteen_damages_change_no_result(reference):
+    ends = Counter(outcome(reference, seed=100 + n, half=n % 2 == 0, cut=n % 5 == 0) for n in range(16))
+    assert ends["made again"] > 4, ends
 
 
 @pytest.mark.engine

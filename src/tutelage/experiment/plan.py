@@ -9,8 +9,9 @@ from pathlib import Path
 from tutelage.config import LoadedRecipe, num_trials
 from tutelage.experiment.checks import require_sound
 from tutelage.experiment.forecast import forecast
-from tutelage.experiment.graph import FINISHED
-from tutelage.experiment.nodes import open_graph
+from tutelage.experiment.graph import FINISHED, TO_DO
+from tutelage.experiment.nodes import RecipeGraph, open_graph
+from tutelage.store import read_manifest
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,21 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
     graph = open_graph(loaded, show=print, control=control)
     notes = require_sound(graph.context)
     stages = [PlannedStage(node.stage, node.subject, *node.state()) for node in graph]
+    stages.append(_report_stage(graph))
     waiting = sum(stage.stage in ("trials", "train") and stage.state != FINISHED for stage in stages)
     facts = {**_facts(loaded, control=graph.context.control), **forecast(graph, waiting)}
     recipe = loaded.recipe
     return Plan(recipe.name, recipe.mode, stages, loaded.warnings, facts, tuple(note.message for note in notes))
+
+
+def _report_stage(graph: RecipeGraph) -> PlannedStage:
+    """Say whether the report shows exactly the recipe's runs, all of them finished."""
+    nodes = graph.of("score", "train")
+    manifest = read_manifest(graph.context.folders.root / "report")
+    shown = manifest.fields.get("runs") if manifest is not None else None
+    digests = [node.digest() for node in nodes]
+    is_shown = shown is not None and None not in digests and shown == sorted(map(str, digests))
+    return PlannedStage("report", graph.context.recipe.name, FINISHED if is_shown else TO_DO)
 
 
 def _facts(loaded: LoadedRecipe, *, control: bool) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.errors import IntegrityError
 from tutelage.report.arms import group_arms
 from tutelage.report.collect import Experiment, Run, collect
 from tutelage.report.compared import stage_records
@@ -27,6 +28,7 @@ from tutelage.store import (
     read_manifest,
     safe_name,
     value_digest,
+    verify_artifact,
     without_tokens,
     write_file,
     write_json,
@@ -76,8 +78,7 @@ def build_report(
     question = question or _recorded_question(experiment)
     folder = (to or experiment_folder) / REPORT_FOLDER
     key = _report_key(experiment, question=question, command=command)
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest.fields.get("key") == key:
+    if _is_up_to_date(folder, key):
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return Built(folder / PAGE, terminal_table(summary), summary)
     summary = summarise(experiment, question=question, command=command)
@@ -97,7 +98,8 @@ def build_report(
     read = (*experiment.runs, *experiment.trials)
     students = len(summary["across"])
     across = [across_table(each, place=(each["student"] or "") if students > 1 else "") for each in summary["across"]]
-    with new_artifact(folder, kind=KIND, fields={"key": key}, point="report") as temporary:
+    fields = {"key": key, "runs": sorted(run.content_digest for run in experiment.runs)}
+    with new_artifact(folder, kind=KIND, fields=fields, point="report") as temporary:
         write_file(temporary / PAGE, without_tokens(render_page(summary, groups, read, across)))
         write_json(temporary / SUMMARY, summary)
         for parts in groups:
@@ -108,6 +110,18 @@ def build_report(
             temporary / PROVENANCE, {"seconds": [{"run_id": run.run_id, "seconds": run.seconds} for run in read]}
         )
     return Built(folder / PAGE, terminal_table(summary), summary)
+
+
+def _is_up_to_date(folder: Path, key: str) -> bool:
+    """Say whether a report with this key is there, and every file of it as it was written."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.fields.get("key") != key:
+        return False
+    try:
+        verify_artifact(folder)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _recorded_question(experiment: Experiment) -> str:
