@@ -9,7 +9,7 @@ from tiny_experiment import RECIPE, Finished, run_tiny, write_experiment
 from tutelage.cache import CacheReader, column_from_spec
 from tutelage.config import load_recipe
 from tutelage.errors import DataError
-from tutelage.experiment.sequences import template_openers
+from tutelage.teacher.sequence_quality import template_openers
 
 SIGNALS = "signals: [{kind: final_hidden}, {kind: topk, k: 8, temperatures: [1, 2]}]"
 

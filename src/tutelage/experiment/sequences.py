@@ -40,7 +40,7 @@ def sequence_facts(
         return {}
     from tutelage.build import sequence_decoding
     from tutelage.models.chat import turn_markers
-    from tutelage.teacher.sequence_quality import measure_quality, require_quality
+    from tutelage.teacher.sequence_quality import measure_quality, require_quality, template_openers
     from tutelage.teacher.sequences import generate_sequences, read_sequences, sequences_column, uses_chat
 
     data, task, examples = lesson.data, lesson.data.prepared.task, lesson.splits[SPLIT]
@@ -64,7 +64,7 @@ def sequence_facts(
     )
     quality = measure_quality(
         read_sequences(context.folders.cache, fingerprint, column, prompts),
-        markers=turn_markers(data.tokenizer) if chat else template_openers(task.template),
+        markers=(*(turn_markers(data.tokenizer) if chat else ()), *template_openers(task.template)),
         **data.kind.sequence_golds(task, examples),
     )
     context.show(
@@ -96,9 +96,3 @@ def task_prompts(data: Any, examples: Sequence[Any], *, chat: bool, room: int) -
         item_keys=[example.item_key for example in examples],
     )
     return [row_of_prompt(ids) for ids in fitted.ids], fitted.num_shortened
-
-
-def template_openers(template: str) -> tuple[str, ...]:
-    """Return how a raw template begins: a model that runs on writes the next item in the same form."""
-    opener = template.partition("{")[0].strip().partition("\n")[0].strip()
-    return (opener,) if opener else ()

@@ -23,6 +23,13 @@ MAX_EMPTY_PERCENT = 10
 # How a next turn begins where no template marks it: at the start of a line, in any case, with a colon.
 ASKING_ROLES = ("Human", "User", "Question", "Q", "Instruction")
 ANSWERING_ROLES = ("Assistant",)
+# The same where no line break stands before them: capitalised, behind the end of a sentence, or glued to a number or to
+# a small letter. Of 2,000 published answers 791 run on, nearly all of them so.
+SENTENCE_END = r"[.!?\u2026\u3002\uff01\uff1f]"
+CLOSERS = "[\"'\u2019\u201d)\\]]*"
+GLUED_ROLES = ("Human", "User", "Question", "Instruction", "Assistant")
+GLUED_PERSONS = ("Human", "Assistant")  # others are parts of names, as in `SuperUser:`
+OPENING_WORDS = 5  # of a template: a model that runs on seldom repeats all of it
 HEADINGS = ("### Instruction", "### Input", "### Response", "### Human", "### User", "### Assistant", "### Question")
 # Turn openers of common chat templates, for models that learnt another template than their own.
 FOREIGN_MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|user|>", "<|assistant|>", "[INST]")
@@ -162,17 +169,32 @@ def leak_pattern(markers: Sequence[str] = ()) -> re.Pattern[str]:
     """Build the expression that finds where a later turn begins.
 
     A role that asks counts at the start of any line, the first included; a role that answers, or a heading, only
-    after a line break, since an answer may begin with its own role's name.
+    after a line break, since an answer may begin with its own role's name. Inside of a line a role counts with its
+    capital and its colon, behind the end of a sentence or glued to what precedes; so does an instruction that begins
+    ``You are a`` behind the end of a sentence, without a blank.
     """
     asking = rf"(?:\A|\n)[ \t]*(?i:{'|'.join(ASKING_ROLES)})[ \t]*:"
     answering = rf"\n[ \t]*(?i:{'|'.join(ANSWERING_ROLES)})[ \t]*:"
     headings = rf"\n[ \t]*(?i:{'|'.join(map(re.escape, HEADINGS))})\b"
+    glued = "|".join(GLUED_ROLES)
+    inside = (
+        rf"{SENTENCE_END}{CLOSERS}[ \t]*(?:{glued}|Q)[ \t]*:",
+        rf"[\d%\u00b0]{CLOSERS}(?:{glued})[ \t]*:",
+        rf"[a-z]{CLOSERS}(?:{'|'.join(GLUED_PERSONS)})[ \t]*:",
+        rf"(?:{SENTENCE_END}|[\d%]){CLOSERS}You are an?\b",
+    )
     own = [
-        (r"(?<!\w)" if marker[:1].isalnum() else "") + re.escape(marker)
+        (r"(?<![^\W\d_])" if marker[:1].isalnum() else "") + re.escape(marker)
         for marker in (*markers, *FOREIGN_MARKERS)
         if marker.strip()
     ]
-    return re.compile("|".join([*own, asking, answering, headings]))
+    return re.compile("|".join([*own, asking, answering, headings, *inside]))
+
+
+def template_openers(template: str) -> tuple[str, ...]:
+    """Return how a task's template begins: a model that runs on writes the next item in the same form."""
+    words = template.partition("{")[0].strip().partition("\n")[0].split()[:OPENING_WORDS]
+    return (" ".join(words),) if words else ()
 
 
 def _repeated_elsewhere(answers: Sequence[Sequence[Answer]]) -> int:
