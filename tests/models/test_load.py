@@ -182,6 +182,8 @@ def test_a_tokenizer_without_padding_token_pads_with_its_end_token(folder):
 
 def test_a_tokenizer_with_neither_padding_nor_end_token_is_refused(folder):
     tiny_tokenizer(eos=None).save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="neither a padding nor an end token"):
         load_tokenizer(source_of(folder))
 

@@ -53,17 +53,14 @@ def asked_date(context: Context, task_name: str) -> str | None:
     talks = section.kind == "text" and section.template != "plain"
     if not talks and all(signal.kind != "sequences" or signal.template == "raw" for signal in recipe.signals):
         return None
+    from tutelage.build import model_source
     from tutelage.models.load import load_tokenizer
-    from tutelage.models.source import resolve_model
     from tutelage.models.template import writes_date
 
-    models = [(recipe.teacher.model, recipe.teacher.revision)]
-    models += [(each.model, each.revision) for each in recipe.students.values() if each.model is not None]
-    for model, revision in models:
-        source = resolve_model(model, base_folder=context.base_folder, revision=revision)
-        if writes_date(load_tokenizer(source)):
-            return datetime.date.today().isoformat()
-    return None
+    models = [recipe.teacher, *(student for student in recipe.students.values() if student.model is not None)]
+    sources = [model_source(each, context.base_folder) for each in models]
+    asks = any(writes_date(load_tokenizer(source)) for source in sources)
+    return datetime.date.today().isoformat() if asks else None
 
 
 def prepared_or_cut(context: Context, task_name: str) -> Any:

@@ -7,6 +7,7 @@ Only safetensors and GGUF are read; ``trust_remote_code`` is False; every weight
 import contextlib
 import functools
 import io
+import json
 import logging
 import os
 import struct
@@ -80,9 +81,30 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         tokenizer = _read_tokenizer(source, {name: value for name, value in place.items() if name != "gguf_file"})
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ModelError(f"The tokenizer of {source.name} has neither a padding nor an end token. Use another one.")
+            tokenizer.eos_token = _end_token_of_config(tokenizer, source)
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _end_token_of_config(tokenizer: PreTrainedTokenizerBase, source: ModelSource) -> str:
+    """Return the end token that the model's configuration alone names.
+
+    Raises:
+        ModelError: If it names none either.
+    """
+    found = None
+    if source.gguf_file is None:
+        with readable(source, "configuration"):  # the file itself: a class of configurations has defaults of its own
+            settings = json.loads((local_folder(source) / "config.json").read_text(encoding="utf-8"))
+        found = settings.get("eos_token_id", settings.get("text_config", {}).get("eos_token_id"))
+    first = next(iter(found), None) if isinstance(found, list) else found
+    token = None if first is None else tokenizer.convert_ids_to_tokens(int(first))
+    if token is None:
+        raise ModelError(
+            f"The tokenizer of {source.name} has neither a padding nor an end token, and its config.json names no "
+            "`eos_token_id`. Set `eos_token` in tokenizer_config.json, or use another model."
+        )
+    return str(token)
 
 
 def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

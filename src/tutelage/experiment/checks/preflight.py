@@ -13,6 +13,7 @@ from tutelage.experiment.checks.findings import Check, Finding, Note, Refusal
 from tutelage.experiment.checks.layers import layers_exist
 from tutelage.experiment.checks.look import Look
 from tutelage.experiment.checks.names import run_names_differ
+from tutelage.experiment.checks.texts import texts_can_be_written
 from tutelage.experiment.checks.workspace import workspace_is_usable
 from tutelage.experiment.stage import Context
 
@@ -34,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     models_are_readable,
     rows_can_be_cut,
     rows_can_be_learnt,
+    texts_can_be_written,
     layers_exist,
 )
 
