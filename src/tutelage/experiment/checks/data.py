@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from tutelage.experiment.checks.findings import Finding, Note, guarded
-from tutelage.experiment.checks.look import Look
+from tutelage.experiment.checks.look import TEACHER, Look
 
 SAMPLE_ROWS = 256  # enough to see a share of 5 %; all of them may take minutes
 
@@ -40,13 +40,12 @@ def _use(data: Any, samples: Sequence[Sequence[Any]]) -> None:
 
 def _task_data(look: Look, task: str) -> Any | None:
     from tutelage.experiment.task_data import TaskData
-    from tutelage.models.load import end_of_turn_id
 
     prepared, tokenizer, config = look.prepared(task), look.teacher_tokenizer(), look.teacher_config()
     if prepared is None or tokenizer is None or config is None:
         return None
-    section = look.recipe.tasks[task]
-    return TaskData(look.context, prepared, tokenizer, 0, end_of_turn_id(tokenizer, config), section)
+    end = look.end_of_turn(task, TEACHER, tokenizer, config)
+    return None if end is None else TaskData(look.context, prepared, tokenizer, 0, end, look.recipe.tasks[task])
 
 
 def _sample(rows: Sequence[Any]) -> list[Any]:

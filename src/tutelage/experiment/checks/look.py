@@ -14,6 +14,7 @@ from tutelage.experiment.stage import Context
 from tutelage.models.source import ModelSource
 
 T = TypeVar("T")
+TEACHER = "the teacher"  # as a reader of rows, beside students with models of their own
 
 
 class Look:
@@ -83,6 +84,13 @@ class Look:
         from tutelage.experiment.prepare import prepared_or_cut
 
         return self.once(("tasks", task, "data"), "prepared", lambda: prepared_or_cut(self.context, task))
+
+    def end_of_turn(self, task: str, who: str, tokenizer: Any, config: Any) -> int | None:
+        """The token with which answers of a task end for one model."""
+        from tutelage.models.load import end_of_turn_id
+
+        where = ("tasks", task, "template")
+        return self.once(where, f"end of turn, {who}", lambda: end_of_turn_id(tokenizer, config))
 
     def once(self, key: Key, what: str, read: Callable[[], T]) -> T | None:
         """Return what ``read`` returns, read once; None where it failed, with one refusal at ``key``."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tutelage.errors import TutelageError
-from tutelage.experiment.checks.findings import Finding, Note, Refusal
-from tutelage.experiment.checks.look import Look
+from tutelage.experiment.checks.findings import Finding, Note, Refusal, guarded
+from tutelage.experiment.checks.look import TEACHER, Look
 
 MAX_ROWS = 300  # of a task, looked at by each tokenizer: a few seconds
 
@@ -30,7 +30,7 @@ def texts_can_be_written(look: Look) -> Iterator[Finding]:
 def _readers(look: Look) -> Iterator[tuple[str, Any, Any]]:
     """Yield every tokenizer that is read, with the model's configuration."""
     own = [name for name, student in look.recipe.students.items() if student.model is not None]
-    found = [("the teacher", look.teacher_tokenizer(), look.teacher_config())]
+    found = [(TEACHER, look.teacher_tokenizer(), look.teacher_config())]
     found += [(f"student {name}", look.student_tokenizer(name), look.student_config(name)) for name in own]
     for who, tokenizer, config in found:
         if tokenizer is not None and config is not None:
@@ -59,24 +59,32 @@ def _words(task: str, prepared: Any, tokenizer: Any) -> Iterator[Finding]:
 def _rows(look: Look, task: str, who: str, prepared: Any, tokenizer: Any, config: Any) -> Iterator[Finding]:
     from tutelage.data.counts import left_out_problems
     from tutelage.experiment.task_data import TaskData
-    from tutelage.models.load import end_of_turn_id
     from tutelage.models.template import writes_date
 
     section = look.recipe.tasks[task]
     where = ("tasks", task, "template")
     num_items = sum(map(len, prepared.splits.values()))
     sample = [item for items in prepared.splits.values() for item in items[: _share(len(items), num_items)]]
+    end = look.end_of_turn(task, who, tokenizer, config)
+    if end is None:
+        return
+    data = TaskData(look.context, prepared, tokenizer, 0, end, section)
+    unfit = list(guarded(where, lambda: data.kind.check(data)))
+    yield from unfit
+    if unfit:
+        return
     try:
-        num_ids = int(config.get_text_config().vocab_size)
-        data = TaskData(look.context, prepared, tokenizer, num_ids, end_of_turn_id(tokenizer, config), section)
-        data.kind.check(data)
         made = data.kind.rows(data, sample, for_training=True)
     except TutelageError as error:
-        yield Refusal(where, f"{who}: {error}")
+        if who != TEACHER:  # the teacher's rows have a check of their own
+            yield Refusal(where, f"{who}: {error}")
         return
     if section.kind == "text":
-        for key, message in left_out_problems(made.left_out, len(sample), allowed=section.data.max_left_out):
-            yield Refusal(("tasks", task, "data", *key), f"{who}, of {len(sample):,} rows that were tried: {message}")
+        if who != TEACHER:
+            for key, message in left_out_problems(made.left_out, len(sample), allowed=section.data.max_left_out):
+                yield Refusal(
+                    ("tasks", task, "data", *key), f"{who}, of {len(sample):,} rows that were tried: {message}"
+                )
         if writes_date(tokenizer) and section.template != "plain":
             yield Note(where, f"the chat template writes the date: {data.date or 'today, recorded by `prepare`'}")
         elif section.date is not None:
