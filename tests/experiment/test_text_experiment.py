@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 from tutelage.cli.preview import text_runs
 from tutelage.config import RecipeError, load_recipe
 from tutelage.data import TextItem, read_prepared
-from tutelage.errors import DataError
 from tutelage.evaluate import read_text_items, text_metrics
 from tutelage.experiment import list_runs, plan_recipe
 from tutelage.experiment.stored import open_stored
@@ -195,7 +194,7 @@ def test_without_a_chat_template_conversations_are_written_plainly_and_chat_is_r
     recipe = write_text_experiment(tmp_path, template=None)
     finished = run_tiny(recipe, *SHORT, until="teach")
     assert any("User : Where does" in line and "⟦" in line for line in finished.lines)
-    with pytest.raises(DataError, match=r"tasks\.chat\.template is `chat`, but the tokenizer has no chat template"):
+    with pytest.raises(RecipeError, match=r"tasks\.chat\.template is `chat`, but the tokenizer has no chat template"):
         run_tiny(recipe, "tasks.chat.template=chat", until="teach")
 
 

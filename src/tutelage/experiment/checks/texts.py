@@ -6,6 +6,7 @@ control tokens in words, on unknown tokens that are learnt, and on the day that 
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from tutelage.errors import TutelageError
@@ -70,8 +71,9 @@ def _rows(look: Look, task: str, who: str, prepared: Any, tokenizer: Any, config
         return
     data = TaskData(look.context, prepared, tokenizer, 0, end, section)
     unfit = list(guarded(where, lambda: data.kind.check(data)))
-    yield from unfit
     if unfit:
+        own_name = ".".join(where)
+        yield from (replace(each, message=each.message.removeprefix(own_name).lstrip(": ")) for each in unfit)
         return
     try:
         made = data.kind.rows(data, sample, for_training=True)
