@@ -194,7 +194,7 @@ def test_without_a_chat_template_conversations_are_written_plainly_and_chat_is_r
     recipe = write_text_experiment(tmp_path, template=None)
     finished = run_tiny(recipe, *SHORT, until="teach")
     assert any("User : Where does" in line and "⟦" in line for line in finished.lines)
-    with pytest.raises(RecipeError, match=r"tasks\.chat\.template is `chat`, but the tokenizer has no chat template"):
+    with pytest.raises(RecipeError, match=r"tasks\.chat\.template: is `chat`, but the tokenizer has no chat template"):
         run_tiny(recipe, "tasks.chat.template=chat", until="teach")
 
 
