@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny_experiment import Finished, recipe_with, run_tiny, write_experiment
 
 from tutelage.config import RecipeError, load_recipe
@@ -93,6 +94,18 @@ def test_a_signal_that_is_added_trains_nothing_again(changed):
     again = run_tiny(first.recipe, ONE_SEED, "signals=[{kind: final_hidden}, {kind: topk, k: 4}]")
     assert not [line for line in again.lines if line.startswith("train ")]
     assert any(line.startswith("teach ") for line in again.lines)
+
+
+def test_another_number_of_threads_teaches_nothing_again(tmp_path):
+    recipe = write_experiment(tmp_path)
+    run_tiny(recipe, "teacher.adapt=null", until="teach")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        other = run_tiny(recipe, "teacher.adapt=null", "name=other", until="teach")
+    finally:
+        torch.set_num_threads(before)
+    assert any(line.startswith("teach model: 0 rows computed") for line in other.lines), other.lines
 
 
 def test_only_makes_one_stage_and_refuses_without_its_inputs(tmp_path):
