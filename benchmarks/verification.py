@@ -1,4 +1,4 @@
-"""What it costs to compare every folder that a stage reads with its manifest: ``python -m benchmarks.verification RUNS``.
+"""The cost of comparing what a stage reads with its manifest: ``python -m benchmarks.verification RUNS``.
 
 In: a finished workspace, such as that of ``tutelage demo``. Out: per stage, the seconds that its inputs take to be
 compared (read anew, the disk's cache warm) beside the seconds that the stage took, as its provenance recorded them.
