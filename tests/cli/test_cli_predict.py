@@ -13,6 +13,7 @@ from tiny_experiment import recipe_with, run_tiny, write_experiment
 from typer.testing import CliRunner, Result
 
 from tutelage.cli.app import app
+from tutelage.experiment import footer
 
 RUN = "KD1_sentiment_S1_T2_a0.3_seed1"
 METHODS = "  B0: {kind: baseline}\n  KD1: {kind: logit, temperature: 2, alpha: 0.3}\n"
@@ -29,7 +30,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_experiment(tmp_path_factory.mktemp("predict"), recipe=text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recipe.parent)
-        run_tiny(recipe, "seeds.report=[1]")
+        finished = run_tiny(recipe, "seeds.report=[1]")
+        (recipe.parent / "closing.txt").write_text("\n".join([*finished.lines, "-----", *footer(finished.outcome)]))
     return recipe.parent
 
 
@@ -137,3 +139,30 @@ def test_students_and_their_teacher_answer_each_line():
     alone = cli("chat", RUN, input="dull plot\n").stdout.splitlines()
     assert alone == [lines[3].partition(": ")[2]]
     assert len(cli("chat", RUN, "--max-new-tokens", "1", input="dull plot\n").stdout.split()) <= 1
+
+
+def test_the_closing_lines_of_a_run_are_true(tmp_path: Path):
+    closing = Path("closing.txt").read_text().partition("-----\n")[2].splitlines()
+    scores = {}
+    for name in ("B0_sentiment_S1_seed1", RUN):
+        folder = next(Path("runs/tiny").glob(f"{name}*"))
+        scores[folder] = json.loads((folder / "run.json").read_text())["metrics"]["validation"]["accuracy"]
+    best = max(scores, key=lambda folder: scores[folder])
+    assert f"student S1 on sentiment, the best on validation: {best}/checkpoint" in closing
+    (command,) = [line.split() for line in closing if line.startswith("  tutelage predict ")]
+    assert command[:3] == ["tutelage", "predict", str(best)]
+    answers = predicted(cli(*command[1:-1], "reviews.jsonl"))
+    assert len(answers) == 160
+    (talk,) = [line.split() for line in closing if line.startswith("  tutelage chat ")]
+    assert cli(*talk[1:], input="the film\n").exit_code == 0
+    values: dict = {}
+    exec("\n".join(line.strip() for line in closing[closing.index("in Python:") + 1 :]), values)
+    assert values["model"].config.num_hidden_layers == 2
+    assert values["tokenizer"]("film")["input_ids"]
+
+
+def test_a_run_that_is_no_terminal_says_which_arm_it_is_at():
+    lines = Path("closing.txt").read_text().partition("-----\n")[0].splitlines()
+    arms = [line for line in lines if line.startswith("arm ")]
+    assert [line.partition(",")[0].partition(":")[0] for line in arms] == [f"arm {n} of 4" for n in (1, 2, 3, 4)]
+    assert " left: KD1_sentiment_S1" in arms[-1]

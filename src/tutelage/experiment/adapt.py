@@ -93,7 +93,7 @@ def _make(context: Context, target: Target) -> None:
     is_bf16 = dtype == torch.bfloat16
     module = DistillationModule(attach_adapter(model, section.adapter), [LossTerm("cross_entropy", 1.0)], bf16=is_bf16)
     work = context.folders.work(f"adapted-{target.key}")
-    with TrainProgress() as progress:
+    with TrainProgress(overall=context.overall) as progress:
         result = train(
             module, rows, None, adapt_options(section, bf16=is_bf16),
             folder=work, pad_id=tasks[0].pad_id, device=device, show=progress, run_key=target.key,

@@ -39,6 +39,7 @@ from tutelage.train.module import DistillationModule
 from tutelage.train.options import TrainOptions
 from tutelage.train.progress import TrainProgress
 
+SCORING_PATIENCE = 20.0  # seconds without a line where there is no terminal
 KEPT_LOGS = ("metrics.jsonl", "evaluations.jsonl")
 
 
@@ -79,7 +80,7 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
     epochs = options.num_train_epochs
     length = f"{epochs:g} epoch{'s' * (epochs != 1)}" if options.max_steps is None else f"{options.max_steps:,} steps"
     context.show(f"train {run.run_id}: {len(rows):,} rows, {length}, lr {options.learning_rate:g}")
-    with TrainProgress() as progress:
+    with TrainProgress(overall=context.overall) as progress:
         result = train(
             module, rows, objective.teachers, options,
             folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=target.key,
@@ -193,8 +194,9 @@ class Scorer:
         token_budget = self.context.recipe.evaluate.token_budget
         with self.precision():
             return self.data.kind.items(
-                self.data, model, self.data.prepared.splits[split], device=self.device, token_budget=token_budget
-            )
+                self.data, model, self.data.prepared.splits[split], device=self.device, token_budget=token_budget,
+                progress=self.context.progress(f"score {split}", patience=SCORING_PATIENCE),
+            )  # fmt: skip
 
     def metrics_on(self, model: nn.Module, split: str) -> dict[str, float]:
         """Return the task metrics of a split."""

@@ -13,9 +13,11 @@ from tutelage.config import LoadedRecipe
 from tutelage.errors import ConfigError, DataError
 from tutelage.experiment.audit import append_event, peak_memory_bytes
 from tutelage.experiment.checks import require_sound
+from tutelage.experiment.closing import closing_lines
 from tutelage.experiment.graph import STAGES, Node
 from tutelage.experiment.nodes import RecipeGraph, open_graph
 from tutelage.store import folder_lock, sweep_temporaries, write_json
+from tutelage.train.overall import RunProgress
 from tutelage.train.signals import preempted_by_signals
 
 
@@ -100,10 +102,12 @@ def make_all(graph: RecipeGraph, wanted: tuple[str, ...], *, alone: bool = False
     if any(node.manifest() is None for node in nodes):
         for note in require_sound(context):
             context.show(f"note: {note.message}")
-    for node in nodes:
-        if not graph.make(node, alone=alone):
-            context.skip(node.stage, node.subject)
-        _announce_choice(graph, node)
+    context.overall = RunProgress([node.stage for node in nodes if node.manifest() is None])
+    with context.overall:
+        for node in nodes:
+            if not graph.make(node, alone=alone):
+                context.skip(node.stage, node.subject)
+            _announce_choice(graph, node)
     chosen = {name: found for name, found in graph.chosen().items() if found}
     if chosen:
         write_json(context.folders.root / "best_config.json", chosen)
@@ -159,7 +163,7 @@ def _outcome(graph: RecipeGraph, page: Path | None, table: str, began: float) ->
 
 
 def footer(outcome: Outcome) -> list[str]:
-    """Return the closing lines: time per stage, load, memory, where the report is."""
+    """Return the closing lines: time per stage, load, memory, where report and students are, and how to use them."""
     shown = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in outcome.timings.items() if seconds >= 0.5)
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     lines = [
@@ -168,4 +172,4 @@ def footer(outcome: Outcome) -> list[str]:
     ]
     if outcome.report is not None:
         lines.append(f"report: {outcome.report}")
-    return lines
+    return [*lines, *closing_lines(outcome.runs)]

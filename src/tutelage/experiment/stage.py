@@ -17,6 +17,7 @@ from tutelage.config import LoadedRecipe, Recipe
 from tutelage.experiment.audit import append_event, code_commit, host_facts, now, peak_memory_bytes, versions
 from tutelage.experiment.identity import Folders
 from tutelage.store import check_inputs, new_artifact, value_digest, write_json
+from tutelage.train.overall import ARMS, RunProgress
 
 # Raise a stage's number when its meaning changes: finished work of the old meaning is then made anew.
 STAGE_VERSIONS = {"prepare": 1, "adapt": 1, "teach": 1, "shrink": 1, "score": 2, "trials": 2, "train": 2}
@@ -37,6 +38,7 @@ class Context:
     skipped: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)  # ids of the runs that this recipe stands for
     proven: set[str] = field(default_factory=set)  # models whose checklist was shown
+    overall: RunProgress | None = None  # of everything that this process makes
 
     @property
     def recipe(self) -> Recipe:
@@ -67,26 +69,40 @@ class Context:
     def timed(self, stage: str, subject: str) -> Iterator[None]:
         """Time a stage, and log its start and end to ``audit.jsonl``."""
         append_event(self.folders.root, {"event": "start", "stage": stage, "subject": subject})
+        if self.overall is not None:
+            self.overall.started(stage, subject)
+            if stage in ARMS and not self.overall.is_live:
+                self.show(self.overall.line())
         began = time.perf_counter()
         yield
         seconds = time.perf_counter() - began
         self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+        if self.overall is not None:
+            self.overall.finished()
         append_event(
             self.folders.root,
             {"event": "end", "stage": stage, "subject": subject, "seconds": round(seconds, 3),
              "peak_memory_bytes": peak_memory_bytes()},
         )  # fmt: skip
 
-    def progress(self, what: str) -> Callable[[int, int, float], None]:
-        """Return a reporter of (done, of how many, tokens per second) that shows each tenth of the way."""
-        shown = -1
+    def progress(self, what: str, *, patience: float = 0.0) -> Callable[[int, int, float], None]:
+        """Return a reporter of (done, of how many, tokens per second).
+
+        A terminal shows every call in the run's own lines; elsewhere each quarter of the way is a line, unless less
+        than ``patience`` seconds went by since the one before.
+        """
+        shown, last = 0, time.monotonic()
 
         def report(done: int, total: int, tokens_per_second: float) -> None:
-            nonlocal shown
-            tenth = 10 * done // max(total, 1)
-            if tenth > shown:
-                shown = tenth
-                self.show(f"  {what}: {done:,}/{total:,} rows, {tokens_per_second:,.0f} tokens/s")
+            nonlocal shown, last
+            line = f"{what}: {done:,}/{total:,} rows, {tokens_per_second:,.0f} tokens/s"
+            if self.overall is not None and self.overall.is_live:
+                (self.overall.describe if patience else self.overall.advance)(done / max(total, 1), line)
+                return
+            quarter = 4 * done // max(total, 1)
+            if quarter > shown and time.monotonic() - last >= patience:
+                shown, last = quarter, time.monotonic()
+                self.show(f"  {line}")
 
         return report
 

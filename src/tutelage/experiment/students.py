@@ -17,6 +17,7 @@ from tutelage.build import classification_task, reading_task, student_compute, t
 from tutelage.config import Classification, LoadedRecipe, Reading, Recipe, make_recipe
 from tutelage.data import PreparedTask
 from tutelage.errors import DataError, IntegrityError
+from tutelage.experiment.closing import CHECKPOINT
 from tutelage.experiment.identity import Folders
 from tutelage.experiment.listing import show_run
 from tutelage.experiment.stage import Context
@@ -25,7 +26,6 @@ from tutelage.models.load import end_of_turn_id, load_config, load_model, load_t
 from tutelage.models.source import resolve_model
 from tutelage.store import verify_artifact
 
-CHECKPOINT = "checkpoint"
 NO_ROWS: dict[str, list[Any]] = {"train": [], "adapt": [], "validation": [], "test": []}
 
 

@@ -1,4 +1,4 @@
-"""How a training run looks while it runs: a live bar on a terminal, about ten plain lines elsewhere.
+"""How a training run looks while it runs: a live bar on a terminal, a few plain lines elsewhere.
 
 In: a ``StepRecord`` after each step. Out: text, never wider than 80 columns.
 """
@@ -9,9 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-MAX_COLUMNS = 80
-BAR_COLUMNS = 10
-NUM_PLAIN_LINES = 10
+from tutelage.train.overall import BAR_COLUMNS, MAX_COLUMNS, RunProgress
+
+NUM_PLAIN_LINES = 4
 SHORT_NAMES = {
     "cross_entropy": "ce",
     "forward_kl": "kl",
@@ -64,8 +64,15 @@ class TrainProgress:
     Use it as a context manager, so that a live bar is taken down whatever happens.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, overall: RunProgress | None = None) -> None:
+        """Show steps on a console.
+
+        Args:
+            console: Default the terminal.
+            overall: The progress of the whole run; where it is live, steps are shown beside it.
+        """
         self.console = Console() if console is None else console
+        self.overall = overall
         self.bar: Progress | None = None
         self.last_share = -1
 
@@ -81,6 +88,11 @@ class TrainProgress:
 
     def __call__(self, record: StepRecord) -> None:
         """Show one step."""
+        if self.overall is not None:
+            columns = min(self.overall.console.width, MAX_COLUMNS) - BAR_COLUMNS - 2
+            self.overall.advance(record.step / record.num_steps, progress_line(record, columns=columns))
+            if self.overall.is_live:
+                return
         if self.console.is_terminal:
             self._show_bar(record)
             return
