@@ -387,3 +387,30 @@ def test_new_writes_no_token(arguments: list[str], tmp_path: Path):
     assert "looks like an access token" in result.stderr
     assert TOKEN not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+RUN_IDS = [f"KD1_sentiment_S1_T2_a0.3_seed{number}.c43b29c7" for number in range(3)]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("experiment", ["tiny", "a_rather_long_name_of_an_experiment"])
+def test_no_word_of_a_table_is_broken_on_a_terminal(
+    width: int, experiment: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [
+        (experiment, run, "method", "0.8125", "test accuracy", "train.dtype bfloat16 and other settings")
+        for run in RUN_IDS
+    ]
+    table(("experiment", "run", "role", "score", "metric", "settings that differ"), rows, numbers=("score",))
+    shown = capsys.readouterr().out.split()
+
+    for word in [*RUN_IDS, experiment, "bfloat16", "settings", "method"]:
+        assert shown.count(word) >= (1 if word in RUN_IDS else 3)
+
+
+def test_an_empty_column_is_left_out(capsys: pytest.CaptureFixture[str]):
+    table(("name", "nothing", "n"), [("a", "", 1), ("b", "", 2)])
+
+    assert capsys.readouterr().out == "name  n\na     1\nb     2\n"

@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tutelage.train.overall import BAR_COLUMNS
 from tutelage.train.progress import StepRecord, TrainProgress, duration, progress_line
 
 
@@ -77,3 +78,10 @@ def test_a_terminal_gets_a_bar_that_is_taken_down_after_an_error():
     assert progress.bar is None
     assert "50/100" in stream.getvalue()
     assert "\x1b[?25h" in stream.getvalue()  # the cursor is shown again
+
+
+def test_a_live_line_keeps_the_loss_parts_at_80_columns():
+    columns = 80 - BAR_COLUMNS - 2
+    line = progress_line(record(12_345, 20_000, parts={"cross_entropy": 3.12, "forward_kl": 0.000803}), columns=columns)
+    assert "(ce 3.12, kl 0.000803)" in line
+    assert line.endswith("ETA 12:34")

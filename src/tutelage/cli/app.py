@@ -17,7 +17,7 @@ from tutelage.cli.cache import cache
 from tutelage.cli.compare import compare
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
 from tutelage.cli.runs import runs, verify
-from tutelage.cli.terminal import say, warn
+from tutelage.cli.terminal import paragraph, say, warn
 from tutelage.errors import ConfigError
 from tutelage.store.secrets import TOKEN, without_tokens
 
@@ -251,7 +251,7 @@ def _run(
     from tutelage.experiment import footer, run_recipe
 
     loaded = load(recipe, overrides, mode)
-    outcome = run_recipe(loaded, only=only, until=until, control=control, show=say, command=command)
+    outcome = run_recipe(loaded, only=only, until=until, control=control, show=paragraph, command=command)
     if outcome.table:
         say(outcome.table)
     for line in footer(outcome):

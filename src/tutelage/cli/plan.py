@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tutelage.cli.terminal import say, table
+from tutelage.cli.terminal import paragraph, say, table
 
 MAX_STAGES = 40  # more are counted by kind; --json lists them all
 
@@ -34,9 +34,9 @@ def show_plan(loaded: Any, *, control: bool, as_json: bool) -> None:
     table(("method", "kind", "losses", "trials", "grid"), list(_method_rows(loaded.recipe)))
     say()
     for name, text in plan.facts.items():
-        say(f"{name}: {text}")
+        paragraph(f"{name}: {text}")
     for note in plan.notes:
-        say(f"note: {note}")
+        paragraph(f"note: {note}")
     say()
     _show_stages(plan)
 

@@ -18,7 +18,7 @@ ARMS = ("score", "trials", "train")
 TRAINED = ("trials", "train")  # take about as long as each other
 BRIEF = ("prepare", "shrink", "score", "report")  # not worth an estimate before one of them was timed
 LEAST_SHARE = 0.05  # of the current stage, before its pace says anything
-BAR_COLUMNS = 10
+BAR_COLUMNS = 6
 MAX_COLUMNS = 80
 
 

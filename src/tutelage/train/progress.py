@@ -39,16 +39,21 @@ class StepRecord:
 
 
 def progress_line(record: StepRecord, *, columns: int = MAX_COLUMNS) -> str:
-    """Write a step on one line of at most ``columns`` characters; the loss parts give way first."""
+    """Write a step on one line of at most ``columns`` characters; gradient and pace give way before the loss parts."""
     width = len(str(record.num_steps))
     head = f"step {record.step:>{width}}/{record.num_steps}  loss {record.loss_nats:.4g}"
-    tail = f"  grad {record.grad_norm:.3g}  {record.tokens_per_second:,.0f} tok/s  ETA {duration(record.eta_seconds)}"
-    shown: list[str] = []
-    for name, nats in record.parts.items() if len(record.parts) > 1 else ():
-        part = f"{SHORT_NAMES.get(name, name[:8])} {nats:.3g}"
-        if len(head) + len(f" ({', '.join([*shown, part])})") + len(tail) <= columns:
-            shown.append(part)
-    return (head + (f" ({', '.join(shown)})" if shown else "") + tail)[:columns]
+    left = f"  ETA {duration(record.eta_seconds)}"
+    pace = f"  {record.tokens_per_second:,.0f} tok/s{left}"
+    parts = [f"{SHORT_NAMES.get(name, name[:8])} {nats:.3g}" for name, nats in record.parts.items()]
+    parts = parts if len(parts) > 1 else []
+    for tail in (f"  grad {record.grad_norm:.3g}{pace}", pace, left):
+        line = head + (f" ({', '.join(parts)})" if parts else "") + tail
+        if len(line) <= columns:
+            return line
+    while parts and len(line) > columns:
+        parts.pop()
+        line = head + (f" ({', '.join(parts)})" if parts else "") + left
+    return line[:columns]
 
 
 def duration(seconds: float) -> str:
