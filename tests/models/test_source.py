@@ -48,7 +48,7 @@ def test_a_gguf_file_is_named_with_its_quantisation(tmp_path):
 def test_a_sample_carries_its_display_name_and_licence(folder, monkeypatch, tmp_path):
     (folder / "source.json").write_text(json.dumps({"name": "Sample (Q4_1)", "licence": "Apache-2.0"}))
     asked = []
-    monkeypatch.setattr("tutelage.models.sample.sample_model", lambda name: asked.append(name) or folder)
+    monkeypatch.setattr("tutelage.models.sample.sample_model", lambda name, whole: asked.append(name) or folder)
     source = resolve_model("sample:tiny", base_folder=tmp_path)
     assert source == ModelSource("Sample (Q4_1)", str(folder), licence="Apache-2.0")
     assert asked == ["tiny"]

@@ -53,7 +53,7 @@ def test_the_model_is_a_plain_folder_of_safetensors(capfd):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = sample_model(verify=True)
+    folder = sample_model()
     assert capfd.readouterr().err == ""
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("*.gguf"))

@@ -48,6 +48,45 @@ def test_an_unpacked_sample_needs_no_download(home, placed, no_pip):
     committed_sample(placed, fill_nothing)
 
 
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+
+
+def test_a_flipped_bit_is_found_and_the_sample_is_made_again(placed, no_pip, caplog):
+    folder = committed_sample(placed, fill_from(placed))
+    flip_bit(folder / "payload.txt")
+    assert committed_sample(placed, fill_from(placed)) == folder
+    assert (folder / "payload.txt").read_bytes() == PAYLOAD
+    aside = folder.parent / "damaged" / f"{folder.name}.1"
+    assert (aside / "payload.txt").read_bytes() != PAYLOAD
+    assert "payload.txt is damaged" in caplog.text
+    assert str(aside) in caplog.text
+    committed_sample(placed, fill_nothing)
+
+
+def test_a_damaged_sample_that_cannot_be_fetched_again_is_never_used(home, placed, monkeypatch):
+    folder = committed_sample(placed, fill_from(placed))
+    flip_bit(folder / "payload.txt")
+    (home / "downloads" / placed.filename).unlink()
+
+    def no_network(*arguments):
+        raise DataError("no network")
+
+    monkeypatch.setattr("tutelage.samples.artifact.fetch", no_network)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"payload\.txt is damaged.*cannot be unpacked again: no network"):
+            committed_sample(placed, fill_nothing)
+
+
+def test_only_the_files_that_are_to_be_read_are_compared(placed, no_pip):
+    folder = committed_sample(placed, fill_from(placed))
+    flip_bit(folder / "payload.txt")
+    assert committed_sample(placed, fill_nothing, read=lambda name: not name.endswith(".txt")) == folder
+
+
 def test_an_older_conversion_is_made_anew(placed, no_pip):
     committed_sample(placed, fill_from(placed))
     newer = dataclasses.replace(placed, format_version=placed.format_version + 1)

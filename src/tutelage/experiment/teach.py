@@ -150,7 +150,7 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
     tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype=dtype, device=device)
+    model = load_model(source, dtype=dtype, device=device, read_only=True)
     data = open_task(context, task_name, tokenizer, model)
     show_checklist(context, source.name, model, tokenizer)
     lesson = Lesson(source, model, data, splits_to_teach(data.prepared.splits), device, dtype)

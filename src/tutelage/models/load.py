@@ -31,6 +31,8 @@ from tutelage.models.allocator import keep_freed_memory
 from tutelage.models.causal import causal_part, inner_names, left_on_disk
 from tutelage.models.finite import require_finite
 from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
+from tutelage.models.hub import is_reachable, why_not
+from tutelage.models.quantised import quantisation_of, refuse_training, require_kernels
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter
 from tutelage.models.template import render_text
@@ -107,25 +109,37 @@ def _end_token_of_config(tokenizer: PreTrainedTokenizerBase, source: ModelSource
     return str(token)
 
 
-def load_model(source: ModelSource, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(
+    source: ModelSource, *, dtype: torch.dtype, device: torch.device, read_only: bool = False
+) -> PreTrainedModel:
     """Load a causal language model in ``dtype``, in evaluation mode.
 
     GGUF weights are widened to plain tensors and the model is rebuilt around them, since the one
     that transformers returns keeps a ``quantization_config`` and refuses casts. From then on the process
     keeps freed memory (:func:`tutelage.models.allocator.keep_freed_memory`).
 
+    Args:
+        source: Where it lies.
+        dtype: Of its weights; quantised ones stay as they are where their kernels run, and compute in it.
+        device: Where it goes.
+        read_only: It will not be trained, so quantised weights are welcome.
+
     Raises:
-        ModelError: If it cannot be read, a weight is missing from the files, or it is quantised otherwise.
+        ModelError: If it cannot be read, a weight is missing from the files, or it is quantised and may not be.
         MemoryExhaustedError: If the device's memory does not suffice.
         NumericsError: If a weight holds NaN or infinity.
     """
+    from tutelage.models.sample import require_intact  # late: a sample is made by loading its download
+
     keep_freed_memory()
     source = seen(source)
     if source.folder is not None and source.gguf_file is None:
+        require_intact(source.folder)
         check_weight_files(source.folder)
-    model = _load_gguf(source, dtype) if source.gguf_file else _load_safetensors(source, dtype)
-    with readable(source, "model"):
-        model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
+    model = _load_gguf(source, dtype) if source.gguf_file else _load_safetensors(source, dtype, device, read_only)
+    if quantisation_of(model.config) is None:  # the others were put there as they were read
+        with readable(source, "model"):
+            model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
     if source.adapter is not None:
         model = merge_saved(model, Path(source.adapter))
     require_finite(model, source.name)
@@ -188,12 +202,11 @@ def seen(source: ModelSource) -> ModelSource:
         return source
     plain = replace(source, adapter_weights=None, base=None)
     with quiet(), readable(source, "files"):
-        found = cached_file(
-            source.path, ADAPTER_CONFIG, revision=source.revision, _raise_exceptions_for_missing_entries=False
-        )
+        place: dict[str, Any] = {"revision": source.revision, "local_files_only": not is_reachable()}
+        found = cached_file(source.path, ADAPTER_CONFIG, _raise_exceptions_for_missing_entries=False, **place)
         if found is None:
             return with_adapter(plain, None, source.adapter_weights, source.base)
-        files = snapshot_download(source.path, revision=source.revision, allow_patterns=ADAPTER_FILES)
+        files = snapshot_download(source.path, allow_patterns=ADAPTER_FILES, **place)
     return with_adapter(plain, Path(files), source.adapter_weights, source.base)
 
 
@@ -235,14 +248,22 @@ class readable(contextlib.AbstractContextManager[None]):  # noqa: N801  # used a
                 f"{self.source.name} does not fit into memory: {one_line(error)}. Use a smaller model or dtype."
             ) from error
         if kind is Exception or isinstance(error, FOREIGN_ERRORS):
+            remedy = (
+                "Expected a causal language model with *.safetensors, or a .gguf file; check its name and its files"
+            )
+            if self.source.folder is None and not is_reachable():
+                remedy = why_not()
+            if self.source.adapter is not None:
+                remedy += f". It is the base of the adapter {self.source.adapter}; name another one with `base`"
             raise ModelError(
-                f"Cannot read the {self.part} of {self.source.name} ({self.source.path}): {one_line(error)}. "
-                "Expected a causal language model with *.safetensors, or a .gguf file; check its name and its files."
+                f"Cannot read the {self.part} of {self.source.name} ({self.source.path}): {one_line(error)}. {remedy}."
             ) from error
 
 
 def _where(source: ModelSource) -> dict[str, Any]:
-    local = {"local_files_only": True} if source.folder is not None else {"revision": source.revision}
+    local: dict[str, Any] = {"local_files_only": source.folder is not None or not is_reachable()}
+    if source.folder is None:
+        local["revision"] = source.revision
     return local | ({"gguf_file": source.gguf_file} if source.gguf_file else {})
 
 
@@ -258,18 +279,23 @@ def _tokenizer_place(source: ModelSource) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": source.path, **_where(source)}
 
 
-def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+def _load_safetensors(
+    source: ModelSource, dtype: torch.dtype, device: torch.device, read_only: bool
+) -> PreTrainedModel:
     # Otherwise transformers asks a service of the hub to convert pickled weights, and loads what it answers.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with quiet(), readable(source, "model"):
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **_where(source))
-        _refuse_quantised(config, source)
+        if not read_only:
+            refuse_training(config, source.name)
+        require_kernels(config, source.name, device=device, dtype=dtype)
         part = causal_part(config, source.name)
         answer: Any = (part.model_class if part.is_inner else AutoModelForCausalLM).from_pretrained(
             source.path,
             config=part.config,
             key_mapping=inner_names(part, stored_names(local_folder(source)), source.name) if part.is_inner else None,
             dtype=dtype,
+            device_map={"": device} if quantisation_of(config) is not None else None,
             trust_remote_code=False,
             use_safetensors=True,
             adapter_kwargs=NO_ADAPTER,
@@ -281,7 +307,7 @@ def _load_safetensors(source: ModelSource, dtype: torch.dtype) -> PreTrainedMode
     if part.is_inner:
         loaded["unexpected_keys"] = set(loaded["unexpected_keys"]) - left_on_disk(loaded["unexpected_keys"], model)
     _refuse_misfits(loaded, source)
-    if part.is_inner:
+    if part.is_inner and quantisation_of(model.config) is None:
         model = rebuild_plain(model, dtype)  # the one that was read would be saved under the container's names
     say_ties(model)
     return model
@@ -352,16 +378,6 @@ def rebuild_plain(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel
     if model.generation_config is not None:
         rebuilt.generation_config = model.generation_config
     return rebuilt
-
-
-def _refuse_quantised(config: Any, source: ModelSource) -> None:
-    found = getattr(config, "quantization_config", None)
-    if found:
-        method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", "?")
-        raise ModelError(
-            f"{source.name} holds weights quantised with {method}, which cannot be cast or trained. "
-            "Expected float weights, or a .gguf file (those are widened)."
-        )
 
 
 def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

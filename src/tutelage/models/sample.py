@@ -16,28 +16,48 @@ from tutelage.models.source import SOURCE_FILE, ModelSource
 from tutelage.samples.artifact import committed_sample
 from tutelage.samples.specs import SampleSpec, find_sample
 from tutelage.samples.unpack import unpack_member
-from tutelage.store import make_folder, temporary_name, to_json, verify_artifact
+from tutelage.store import MANIFEST, check_inputs, make_folder, temporary_name, to_json
 
 GGUF_FILE = "model.gguf"
 
 
-def sample_model(name: str = "smollm2-135m-instruct", *, verify: bool = False) -> Path:
+def sample_model(name: str = "smollm2-135m-instruct", *, whole: bool = True) -> Path:
     """Return the sample model's folder; fetched and converted once (about 15 s), offline afterwards.
 
     Args:
         name: A model in ``SAMPLES``.
-        verify: Also compare every byte with the manifest (about 2 s for 540 MB).
+        whole: Compare the weights too with what was unpacked; it is enough to do so where they are loaded. A damaged
+            folder is set aside and made again.
 
     Raises:
         DataError: If there is no such sample, or it cannot be fetched.
-        IntegrityError: If the download, or with ``verify`` the folder, is not what it must be.
+        IntegrityError: If the download is not what it must be.
         ModelError: If the conversion fails.
     """
     spec = find_sample(name, kind="model")
-    folder = committed_sample(spec, lambda download, made: _convert(spec, download, made))
-    if verify:
-        verify_artifact(folder)
-    return folder
+    return committed_sample(
+        spec,
+        lambda download, made: _convert(spec, download, made),
+        read=None if whole else lambda file: not file.endswith(".safetensors"),
+    )
+
+
+def require_intact(folder: Path) -> None:
+    """Compare a model folder that was committed with its manifest before its weights are believed.
+
+    A damaged sample is made again. Folders of the user's own carry no manifest and pass.
+
+    Raises:
+        IntegrityError: If a file of a finished run or an adapted teacher is not what was committed.
+    """
+    if (folder / MANIFEST).is_file():
+        manifest = check_inputs(folder, read=lambda file: False)
+        if manifest.kind == "sample-model":
+            sample_model(manifest.fields["sample"])
+        else:
+            check_inputs(folder)
+    elif (folder.parent / MANIFEST).is_file():  # the checkpoint inside a finished run
+        check_inputs(folder.parent, read=lambda file: file.startswith(f"{folder.name}/"))
 
 
 def _convert(spec: SampleSpec, download: Path, made: Path) -> None:

@@ -4,7 +4,7 @@ In: a model and a few batches. Out: each layer's influence, the layers to keep (
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
+from tutelage.models.causal import causal_part
 from tutelage.models.folder import one_line
 from tutelage.models.head import body_of, final_hidden, plain_model
+from tutelage.models.layer_config import cut_config
 from tutelage.types import Batch
 
-# Lists in a config with one entry per decoder layer.
-PER_LAYER_FIELDS = ("layer_types", "layers_block_type", "no_rope_layers", "mlp_layer_types", "moe_layer_freq")
+NUMBERS = ("layer_idx", "layer_id")  # how parts know their layer
 MOVING_SETTINGS = ("training", "gradient_checkpointing", "_is_hf_initialized")  # say nothing about what is computed
 # What a config or a model raises that does not fit the number of layers.
 REBUILD_ERRORS = (AttributeError, LookupError, TypeError, ValueError, RuntimeError, StrictDataclassError)
@@ -163,8 +164,8 @@ CHOICES: dict[str, Callable[[int, int, Sequence[float]], tuple[int, ...]]] = {
 def drop_layers(model: nn.Module, kept: Sequence[int]) -> nn.Module:
     """Keep only these decoder layers, in place, and make config and layer numbers say so.
 
-    ``num_hidden_layers``, the per-layer lists of the config (``layer_types`` and its like) and every
-    ``layer_idx`` (which addresses the KV cache) are set anew. The caller stores the layer map. What the config
+    What the config says of layers (:func:`tutelage.models.layer_config.cut_config`) and every ``layer_idx`` (which
+    addresses the KV cache) are set anew. The caller stores the layer map. What the config
     builds is then compared with what was kept: a saved student must be the student that was trained.
 
     Args:
@@ -186,21 +187,46 @@ def drop_layers(model: nn.Module, kept: Sequence[int]) -> nn.Module:
         raise ModelError(
             f"Layers of {type(inner).__name__} share keys and values, so none can go. Choose another model."
         )
-    config = inner.config.get_text_config()
-    for name in PER_LAYER_FIELDS:
-        entries = vars(config).get(name)  # a property follows from other settings
-        if isinstance(entries, list | tuple) and len(entries) == len(layers):
-            setattr(config, name, [entries[i] for i in kept])
+    weights = [id(weight) for layer in layers for weight in layer.parameters()]
+    if len(set(weights)) < len(weights):
+        raise ModelError(f"Layers of {type(inner).__name__} share weights, so none can go. Choose another model.")
     stay = [layers[i] for i in kept]
     del layers[len(stay) :]
-    for index, layer in enumerate(stay):
+    for index, (was, layer) in enumerate(zip(kept, stay, strict=True)):
         layers[index] = layer
-        for part in layer.modules():
-            if getattr(part, "layer_idx", None) is not None:
-                part.layer_idx = index  # pyright: ignore
-    config.num_hidden_layers = len(stay)
+        _renumber(layer, was, index)
+    cut_config(inner.config.get_text_config(), kept)
     _require_rebuildable(inner, kept)
     return model
+
+
+def _renumber(layer: nn.Module, was: int, index: int) -> None:
+    """Set the numbers by which a layer's parts address caches; parts that layers share have another, and keep it."""
+    for part in layer.modules():
+        for name in NUMBERS:
+            if vars(part).get(name) == was and type(vars(part)[name]) is int:
+                setattr(part, name, index)
+
+
+def require_cuttable(config: Any, name: str, choices: Iterable[Sequence[int]]) -> None:
+    """Refuse cuts of a model that could not be saved, from its configuration alone; no weight is read or made.
+
+    Args:
+        config: As stored.
+        name: What people call the model.
+        choices: Layer maps, each ascending.
+
+    Raises:
+        ModelError: As :func:`drop_layers`.
+    """
+    part = causal_part(config, name)
+    plain = copy.deepcopy(part.config)
+    if hasattr(plain, "quantization_config"):
+        del plain.quantization_config
+    for kept in choices:
+        with torch.device("meta"):
+            model = part.model_class(copy.deepcopy(plain))
+        drop_layers(model, kept)
 
 
 def _require_rebuildable(model: PreTrainedModel, kept: Sequence[int]) -> None:

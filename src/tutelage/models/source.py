@@ -140,7 +140,7 @@ def _sample(model: str) -> ModelSource:
     from tutelage.models.sample import sample_model  # late: it loads models, which start from sources
 
     name = model.removeprefix(SAMPLE_PREFIX)
-    return _folder(sample_model(name), name=name)
+    return _folder(sample_model(name, whole=False), name=name)
 
 
 def _folder(folder: Path, *, name: str) -> ModelSource:

@@ -48,7 +48,7 @@ class Look:
         """The teacher's tokenizer."""
         from tutelage.models.load import load_tokenizer
 
-        source = self.teacher_source()
+        source = self.teacher_source() if self.teacher_config() is not None else None
         return source and self.once(("teacher", "model"), "tokenizer", lambda: load_tokenizer(source))
 
     def student_source(self, student: str) -> ModelSource | None:
@@ -76,7 +76,7 @@ class Look:
 
         if self.recipe.students[student].model is None:
             return self.teacher_tokenizer()
-        source = self.student_source(student)
+        source = self.student_source(student) if self.student_config(student) is not None else None
         return source and self.once(("students", student, "model"), "tokenizer", lambda: load_tokenizer(source))
 
     def prepared(self, task: str) -> Any | None:
