@@ -30,7 +30,7 @@ class StateGrid:
     """What one forward pass leaves at every place of a batch's flattened grid, padding included; G = B * T."""
 
     final_GD: Float[Tensor, "G D"]  # after the final norm: what the output head reads
-    tapped: dict[int, Float[Tensor, "G D"]] = field(default_factory=dict)  # by layer number
+    tapped: dict[int, Float[Tensor, "G _"]] = field(default_factory=dict)  # by layer number, each of its own width
 
 
 def read_states(model: nn.Module, batch: Batch, layers: Collection[int] = ()) -> StateGrid:
@@ -172,6 +172,38 @@ def _parts_after(model: nn.Module, stack: nn.ModuleList) -> Iterator[list[nn.Mod
     finally:
         for handle in handles:
             handle.remove()
+
+
+def refuse_streams(config: Any, name: str) -> None:
+    """Refuse a model whose layers keep several streams of hidden states, as its configuration says (Gemma 3n).
+
+    Raises:
+        ModelError: If it does.
+    """
+    streams = getattr(config.get_text_config(), "altup_num_inputs", None) or 1
+    if streams > 1:
+        raise ModelError(
+            f"{name} keeps {streams} streams of hidden states in every layer ({config.model_type}), so there is no one "
+            "state per token and layer to compare. Use methods that read its distribution, or another model."
+        )
+
+
+@torch.no_grad()
+def layer_width(model: nn.Module, layer: int) -> int:
+    """Return how wide the hidden states after a layer are, seen on one token; not every model has one width throughout.
+
+    Args:
+        model: Plain or wrapped.
+        layer: Its number, see the module's docstring.
+
+    Raises:
+        CapabilityError: If the model has no such layer.
+        ModelError: If the model's layers cannot be addressed.
+    """
+    zero_BT = torch.zeros((1, 1), dtype=torch.int64, device=find_head(model).weight_VD.device)
+    with tapped_layers(model, [layer]) as found:
+        final_hidden(model, Batch(zero_BT, zero_BT, None, zero_BT[0], zero_BT[0], [], [], 1))
+    return found[layer].shape[-1]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CapabilityError
 from tutelage.models.head import find_head
 from tutelage.models.shrink import decoder_layers
-from tutelage.models.taps import check_layers
+from tutelage.models.taps import check_layers, layer_width
 from tutelage.types import (
     Batch,
     ClassScores,
@@ -90,13 +90,13 @@ def _hidden(
     model: nn.Module, *, layer: int, dtype: str | None = None, token_subset_ratio: float = 1.0, seed: int = 0
 ) -> Column:
     check_layers([layer], num_layers=len(decoder_layers(model)))
-    weight_UE = find_head(model).weight_VD
-    return HiddenColumn(layer, weight_UE.shape[1], dtype or dtype_name(weight_UE.dtype), token_subset_ratio, seed)
+    stored = dtype or dtype_name(find_head(model).weight_VD.dtype)
+    return HiddenColumn(layer, layer_width(model, layer), stored, token_subset_ratio, seed)
 
 
 def _pooled(model: nn.Module, *, layer: int, dtype: str = "fp32") -> Column:
     check_layers([layer], num_layers=len(decoder_layers(model)))
-    return PooledColumn(layer, find_head(model).weight_VD.shape[1], dtype)
+    return PooledColumn(layer, layer_width(model, layer), dtype)
 
 
 BUILDERS: dict[str, Callable[..., Column]] = {

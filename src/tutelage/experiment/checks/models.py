@@ -51,3 +51,20 @@ def layers_can_be_cut(look: Look) -> Iterator[Finding]:
             require_cuttable(config, source.name if source is not None else student, choices)
         except TutelageError as error:
             yield Refusal(("students", student, "shrink"), str(error))
+
+
+def layers_can_be_read(look: Look) -> Iterator[Finding]:
+    """Refuse methods that compare hidden states of models that keep several streams of them."""
+    from tutelage.config import Feature, Relation
+    from tutelage.models.taps import refuse_streams
+
+    methods = [name for name, method in look.recipe.methods.items() if isinstance(method, Feature | Relation)]
+    if not methods:
+        return
+    sides = [(look.teacher_config(), look.teacher_source())]
+    sides += [(look.student_config(student), look.student_source(student)) for student in look.recipe.students]
+    for config, source in [side for side in sides if None not in side]:
+        for name in methods:
+            yield from guarded(
+                ("methods", name), lambda config=config, model=source: refuse_streams(config, model.name)
+            )

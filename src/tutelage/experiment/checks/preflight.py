@@ -12,6 +12,7 @@ from tutelage.experiment.checks.data import rows_can_be_cut, rows_can_be_learnt
 from tutelage.experiment.checks.findings import Check, Finding, Note, Refusal
 from tutelage.experiment.checks.layers import layers_exist
 from tutelage.experiment.checks.look import Look
+from tutelage.experiment.checks.models import layers_can_be_cut, layers_can_be_read, quantised_models_can_be_read
 from tutelage.experiment.checks.names import run_names_differ
 from tutelage.experiment.checks.texts import texts_can_be_written
 from tutelage.experiment.checks.workspace import workspace_is_usable
@@ -37,6 +38,9 @@ CHECKS: tuple[Check, ...] = (
     rows_can_be_learnt,
     texts_can_be_written,
     layers_exist,
+    quantised_models_can_be_read,
+    layers_can_be_cut,
+    layers_can_be_read,
 )
 
 
