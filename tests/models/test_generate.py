@@ -5,11 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny_families import FAMILIES, tiny_model, tiny_tokenizer
-from transformers import GenerationConfig
+from tiny_families import FAMILIES, VOCAB, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, GenerationConfig, RwkvConfig
 
 from tutelage.errors import AlignmentError, CapabilityError
 from tutelage.models import generate
+from tutelage.models.batching import Steps, writes_in_batches
 from tutelage.models.chat import Stops
 from tutelage.models.generate import Decoding, SeededNoise, generate_batch, left_padded, row_seed
 
@@ -243,3 +244,29 @@ def test_greedy_decoding_has_one_sample_and_one_spelling():
         Decoding(NO_STOPS, num_samples=2)
     assert Decoding(NO_STOPS, temperature=0.7, top_p=0.9, seed=3) == Decoding(NO_STOPS)
     assert Decoding(NO_STOPS, do_sample=True, seed=3) != Decoding(NO_STOPS, do_sample=True)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "recurrent_gemma"])
+def test_a_model_that_mixes_the_rows_of_a_batch_writes_them_one_by_one(family):
+    torch.manual_seed(0)
+    config = RwkvConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+    model = AutoModelForCausalLM.from_config(config).eval() if family == "rwkv" else tiny_model(family)
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    assert not writes_in_batches(model)
+    prompts = [np.arange(5, 14, dtype=np.int32), np.arange(20, 23, dtype=np.int32)]
+    decoding = Decoding(stops=Stops((), ()), max_new_tokens=4)
+    together, each = Steps(), [Steps(), Steps()]
+    answers = generate_batch(model, tiny_tokenizer(), prompts, decoding=decoding, observer=together)
+    for row, prompt in enumerate(prompts):
+        alone = generate_batch(model, tiny_tokenizer(), [prompt], decoding=decoding, observer=each[row])
+        assert answers[row].ids.tolist() == alone[0].ids.tolist()
+        for seen, own in zip(together.scores, each[row].scores, strict=True):
+            assert torch.equal(seen[row], own[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral_sliding"])
+def test_ordinary_models_write_batches(family):
+    assert writes_in_batches(tiny_model(family))
+    assert writes_in_batches(tiny_model(family).bfloat16())

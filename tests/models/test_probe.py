@@ -15,7 +15,7 @@ def by_name(results):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_passes_its_proofs(family, dtype):
     results = by_name(prove_model(tiny_model(family).to(dtype), tiny_tokenizer(), packed=True))
-    assert list(results) == ["head", "packed", "isolated", "padded", "layers", "vocabulary"]
+    assert list(results) == ["head", "packed", "isolated", "padded", "layers", "written", "vocabulary"]
     assert all(result.passed for result in results.values()), results
 
 
@@ -120,7 +120,11 @@ def test_a_wrong_layer_number_is_found_and_stops_nobody_who_reads_no_layers(monk
     result = by_name(prove_model(tiny_model(), None))["layers"]
     assert not result.passed
     assert not result.required
-    assert all(other.required for other in prove_model(tiny_model(), None, packed=True) if other.name != "layers")
+    assert all(
+        other.required
+        for other in prove_model(tiny_model(), None, packed=True)
+        if other.name not in ("layers", "written")
+    )
 
 
 def test_a_model_whose_layers_cannot_be_addressed_fails_only_that_line():

@@ -33,6 +33,7 @@ from transformers import (
 
 from tutelage.cache.sequences import Answer
 from tutelage.errors import AlignmentError, CapabilityError
+from tutelage.models.batching import Steps, writes_in_batches
 from tutelage.models.chat import Stops
 from tutelage.models.head import plain_model
 from tutelage.models.load import quiet
@@ -85,7 +86,7 @@ def generate_batch(
     samples: Sequence[int] | None = None,
     observer: LogitsProcessor | None = None,
 ) -> list[Answer]:
-    """Write one answer per prompt, all in one batch.
+    """Write one answer per prompt, all in one batch; one by one where the model cannot keep rows of a batch apart.
 
     Args:
         model: A causal language model on its device, plain or with an adapter; in evaluation mode meanwhile.
@@ -98,6 +99,11 @@ def generate_batch(
     Raises:
         AlignmentError: If a prompt is empty, or prompt and answer exceed the positions that the model was made for.
     """
+    if len(prompts) > 1:
+        with evaluating(model), quiet():
+            is_batched = writes_in_batches(model)
+        if not is_batched:
+            return _one_by_one(model, tokenizer, prompts, decoding=decoding, samples=samples, observer=observer)
     inner: Any = plain_model(model)  # `generate` reaches the type checker through __getattr__
     _check_lengths(inner, prompts, decoding.max_new_tokens)
     ids_BT, mask_BT = left_padded(prompts, device=inner.device)
@@ -120,6 +126,31 @@ def generate_batch(
         )
     new_BL = written[:, ids_BT.shape[1] :].cpu().numpy().astype(np.int32)
     return [_answer(tokenizer, row, decoding, strings.ended.get(number)) for number, row in enumerate(new_BL)]
+
+
+def _one_by_one(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[np.ndarray],
+    *,
+    decoding: Decoding,
+    samples: Sequence[int] | None,
+    observer: LogitsProcessor | None,
+) -> list[Answer]:
+    """Write every prompt alone, and show the observer each step of all rows as a batch would have."""
+    answers, scores = [], []
+    for number, prompt in enumerate(prompts):
+        steps = Steps()
+        own_samples = None if samples is None else [samples[number]]
+        answers += generate_batch(
+            model, tokenizer, [prompt], decoding=decoding, samples=own_samples, observer=steps if observer else None
+        )
+        scores.append(steps.scores)
+    if observer is not None:
+        no_ids_BT = torch.zeros((len(prompts), 0), dtype=torch.int64)
+        for step in range(max(map(len, scores))):  # a row that ended goes on with its last step, as in a batch
+            observer(no_ids_BT, torch.cat([own[min(step, len(own) - 1)] for own in scores]))  # type: ignore[arg-type]
+    return answers
 
 
 def left_padded(

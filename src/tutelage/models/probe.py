@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from tutelage.errors import ModelError
+from tutelage.models.batching import writes_in_batches
 from tutelage.models.device import dtype_name
 from tutelage.models.folder import one_line
 from tutelage.models.head import final_hidden, find_head, plain_model
@@ -58,6 +59,7 @@ def prove_model(
       more than rounding. Only packed training needs it.
     * ``padded``: a row padded on the right equals the row alone, and padding stays finite.
     * ``layers``: hidden states by layer number equal the model's own to the bit. Only signals of hidden states need it.
+    * ``written``: prompts answered together get the logits of each alone; where not, they are answered one by one.
     * ``vocabulary``: every id of the tokenizer has an embedding and a logit; what else the head holds is padding.
 
     Args:
@@ -86,6 +88,7 @@ def _forward_probes(model: nn.Module, *, packed: bool) -> list[ProbeResult]:
         "isolated": (probe.isolated, packed),
         "padded": (probe.padded, True),
         "layers": (probe.layers, False),
+        "written": (probe.written, False),
     }
     return [replace(_run(name, check), required=required) for name, (check, required) in checks.items()]
 
@@ -144,6 +147,12 @@ class _Probe:
         """Compare the hidden states after every layer with ``output_hidden_states=True``."""
         problem = compare_taps(self.model, _padded([self.long_T, self.short_T]))
         return problem is None, problem or "0 is the embeddings' output, n that of layer n before the final norm"
+
+    def written(self) -> tuple[bool, str]:
+        """Compare what is written for two prompts together with what is written for each alone."""
+        if writes_in_batches(self.model):
+            return True, "prompts that are answered together get the logits that each gets alone"
+        return False, "a batch changes what it writes, so answers are written one by one (slower)"
 
     def _own_logits(self, ids_T: Int[Tensor, " T"]) -> Float[Tensor, "T V"]:
         output = plain_model(self.model)(input_ids=ids_T[None], use_cache=False, return_dict=True)

@@ -220,7 +220,7 @@ def require_cuttable(config: Any, name: str, choices: Iterable[Sequence[int]]) -
         ModelError: As :func:`drop_layers`.
     """
     part = causal_part(config, name)
-    plain = copy.deepcopy(part.config)
+    plain: Any = copy.deepcopy(part.config)
     if hasattr(plain, "quantization_config"):
         del plain.quantization_config
     for kept in choices:

@@ -63,8 +63,10 @@ def layers_can_be_read(look: Look) -> Iterator[Finding]:
         return
     sides = [(look.teacher_config(), look.teacher_source())]
     sides += [(look.student_config(student), look.student_source(student)) for student in look.recipe.students]
-    for config, source in [side for side in sides if None not in side]:
+    for config, source in sides:
+        if config is None or source is None:
+            continue
         for name in methods:
             yield from guarded(
-                ("methods", name), lambda config=config, model=source: refuse_streams(config, model.name)
+                ("methods", name), lambda config=config, model=source.name: refuse_streams(config, model)
             )
