@@ -24,6 +24,7 @@ from tutelage.data import (
     written_rows,
 )
 from tutelage.data.prompts import answer_room
+from tutelage.data.spelling import NUM_PROMPTS, check_spelling
 from tutelage.evaluate import (
     Items,
     evaluate_classification,
@@ -37,17 +38,23 @@ from tutelage.experiment.task_data import TaskData
 from tutelage.experiment.teach import Lesson, Taught
 from tutelage.types import StudentRow
 
+SMALL_MASS = 0.1  # of the teacher's probability on the label words; below it, it would say something else
+
 
 class ClassificationKind:
     """See ``TaskKind``."""
 
     def check(self, data: TaskData) -> None:
-        """Refuse verbalisers that this tokenizer cannot tell apart.
+        """Refuse verbalisers that do not continue the prompts, or that this tokenizer cannot tell apart.
 
         Raises:
             DataError: With the words and their ids.
         """
-        check_verbalisers(data.tokenizer, task_of(data.prepared))
+        task = task_of(data.prepared)
+        check_spelling(
+            data.tokenizer, task, [task.prompt(each) for each in data.prepared.splits["train"][:NUM_PROMPTS]]
+        )
+        check_verbalisers(data.tokenizer, task)
 
     def rows(self, data: TaskData, examples: Sequence[Any], *, for_training: bool) -> Rows:
         """Return one row per example; a text is cut at the same place in training and evaluation."""
@@ -117,11 +124,15 @@ class ClassificationKind:
 
     def save_teacher_answers(
         self, context: Context, lesson: Lesson, rows: Mapping[str, Sequence[StudentRow]], fingerprint: str, folder: Path
-    ) -> None:
+    ) -> dict[str, Any]:
         """Write ``scores_<split>.npy``: the log-probability of each label, float64 [B, C].
 
         From the cache, or live where labels take several tokens.
+
+        Returns:
+            ``label_mass``: the mean probability of each label's words on the training rows, which is also shown.
         """
+        mass: dict[str, float] = {}
         for name, made in rows.items():
             if lesson.class_ids is not None:
                 scores_BC = cached_scores(context.folders.cache, fingerprint, lesson.class_ids, made)
@@ -134,6 +145,12 @@ class ClassificationKind:
                     device=lesson.device,
                 ).logprobs_BC
             np.save(folder / f"scores_{name}.npy", scores_BC)
+            if name == "train":
+                means = np.exp(scores_BC).mean(axis=0).tolist()
+                mass = dict(zip(task_of(lesson.data.prepared).labels, means, strict=True))
+                for line in mass_lines(mass):
+                    context.show(line)
+        return {"label_mass": mass}
 
     def teacher_items(self, prepared: PreparedTask, taught: Taught, split: str, *, metric: str) -> Items:
         """Return the teacher's answers on a split, from its class scores."""
@@ -171,6 +188,20 @@ def task_of(prepared: PreparedTask) -> ClassificationTask:
     """Return the task, which is a classification."""
     assert isinstance(prepared.task, ClassificationTask), "a task's kind is that of its section"
     return prepared.task
+
+
+def mass_lines(mass: Mapping[str, float]) -> list[str]:
+    """Say how likely the teacher finds the label words, per class; with a warning where it says something else."""
+    total = sum(mass.values())
+    shown = ", ".join(f"{label} {share:.1%}" for label, share in mass.items())
+    lines = [f"  teacher's probability of the label words on the training rows: {total:.1%} ({shown})"]
+    if total < SMALL_MASS:
+        lines.append(
+            f"  warning: THE TEACHER RARELY ANSWERS WITH THE LABEL WORDS ({total:.1%}, expected {SMALL_MASS:.0%}): "
+            "what students learn from it is mostly noise. Ask for the words in the template, choose words that it "
+            "uses, or adapt it (`teacher.adapt`)."
+        )
+    return lines
 
 
 def answer_lead(task: ClassificationTask) -> str:

@@ -54,8 +54,8 @@ class TaskKind(Protocol):
 
     def save_teacher_answers(
         self, context: Context, lesson: Any, rows: Mapping[str, Sequence[Any]], fingerprint: str, folder: Path
-    ) -> None:
-        """Write what the teacher itself answers on the lesson's splits into the stage's folder."""
+    ) -> dict[str, Any] | None:
+        """Write what the teacher itself answers on the lesson's splits into the stage's folder; return facts of it."""
         ...
 
     def teacher_items(self, prepared: Any, taught: Any, split: str, *, metric: str) -> Any:

@@ -166,7 +166,7 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     facts["left_out"] = {name: dict(each.left_out) for name, each in made.items() if each.left_out}
     fields = {"shards": shards_of(context, facts), "read": read_by_runs(facts)}
     with stage_artifact(context, target, seconds={"teach": seconds}, fields=fields) as temporary:
-        data.kind.save_teacher_answers(context, lesson, rows, facts["fingerprint"], temporary)
+        facts |= data.kind.save_teacher_answers(context, lesson, rows, facts["fingerprint"], temporary) or {}
         write_json(temporary / FACTS_FILE, facts)
 
 
