@@ -61,7 +61,7 @@ def test_plan_refuses_class_scores_for_a_label_of_several_tokens_by_its_name(tmp
 
 def test_the_teachers_mass_on_the_label_words_is_recorded_and_a_small_one_is_loud(tmp_path):
     done = run_tiny(write_experiment(tmp_path, recipe=WITHOUT_ADAPTATION), until="teach")
-    facts = json.loads((done.root / "teach" / "sentiment" / "teach.json").read_text(encoding="utf-8"))
+    facts = json.loads((done.at("teach/sentiment") / "teach.json").read_text(encoding="utf-8"))
     mass = facts["label_mass"]
     assert list(mass) == ["negative", "positive"]
     assert all(0 < share < 0.2 for share in mass.values())  # random weights, 35 words
