@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 from recipe_texts import OWN_FILE, load, problems
 
-from tutelage.build import loss_terms, signal_temperatures
-from tutelage.config import check_capabilities, expand_losses, grid_points, with_point
+from tutelage.build import loss_terms
+from tutelage.config import check_capabilities, expand_losses, grid_points, teacher_temperatures, with_point
 from tutelage.config.methods import DIVERGENCES, Logit, LossSection
 from tutelage.errors import CapabilityError
 from tutelage.losses import LOSSES
@@ -38,7 +38,7 @@ def test_a_logit_method_takes_every_divergence_with_its_default(divergence: str)
     method = load(OWN_FILE, f"methods.KD1.divergence={divergence}").recipe.methods["KD1"]
 
     assert loss_terms(method) == [LossTerm("cross_entropy", 0.3), TERMS[divergence]]
-    assert signal_temperatures(method) == [2.0]
+    assert teacher_temperatures(method) == [2.0]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

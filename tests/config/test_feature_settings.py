@@ -3,7 +3,7 @@
 import pytest
 from recipe_texts import OWN_FILE, load, problems
 
-from tutelage.build import layer_numbers, loss_terms, signal_temperatures, state_terms, train_options
+from tutelage.build import layer_numbers, loss_terms, state_terms, train_options
 from tutelage.config import (
     Feature,
     Relation,
@@ -12,6 +12,7 @@ from tutelage.config import (
     grid_points,
     signals_read,
     state_weights,
+    teacher_temperatures,
     with_point,
 )
 from tutelage.errors import CapabilityError
@@ -65,7 +66,7 @@ def test_the_logits_take_the_place_of_cross_entropy_alone():
     ]
     assert signals_read(method) == {("signal",): "hidden", ("logit", "signal"): "topk"}
     assert distribution_signal(method) == "topk"
-    assert signal_temperatures(method) == [2.0]
+    assert teacher_temperatures(method) == [2.0]
 
 
 def test_a_relation_method_is_cross_entropy_and_both_relations():
