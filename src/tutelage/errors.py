@@ -69,7 +69,10 @@ class NumericsError(TutelageError, ArithmeticError):
     exit_code = 6
 
 
-class PreemptedError(TutelageError, RuntimeError):
-    """A signal asked the process to stop; its state was saved and the next run resumes."""
+class PreemptedError(BaseException):
+    """A signal asked the process to stop; its state was saved and the next run resumes.
+
+    No ``TutelageError``, and no ``Exception``: no code that goes on after a failure may take it for one.
+    """
 
     exit_code = 75

@@ -1,10 +1,12 @@
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from tutelage.train.signals import STOP_SIGNALS, stop_signals
+from tutelage.errors import PreemptedError
+from tutelage.train.signals import STOP_SIGNALS, preempted_by_signals, stop_signals
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +74,65 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_signal_between_two_parts_leaves_and_the_old_handlers_come_back():
+    before = [signal.getsignal(s) for s in STOP_SIGNALS]
+    with pytest.raises(PreemptedError, match="SIGUSR1 received"), preempted_by_signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert [signal.getsignal(s) for s in STOP_SIGNALS] == before
+
+
+def test_a_stop_is_no_failure_that_code_may_go_on_after():
+    assert not issubclass(PreemptedError, Exception)
+
+
+def swallow_a_stop():
+    with contextlib.suppress(PreemptedError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_that_something_swallowed_is_raised_at_the_end():
+    with pytest.raises(PreemptedError, match="SIGTERM"), preempted_by_signals():
+        swallow_a_stop()
+
+
+def test_a_stop_that_something_swallowed_acts_at_the_next_safe_moment():
+    def later():
+        swallow_a_stop()
+        with preempted_by_signals():  # inside another one: the outer one's business
+            steps.append("inside")
+        steps.append("never reached")
+
+    steps = []
+    with pytest.raises(PreemptedError), preempted_by_signals():
+        later()
+    assert steps == ["inside"]
+
+
+def test_a_loop_hears_of_a_stop_that_was_swallowed_before_it():
+    def work():
+        with preempted_by_signals():
+            swallow_a_stop()
+            with stop_signals() as stop:
+                assert stop.answer()
+                raise PreemptedError("saved")
+
+    with pytest.raises(PreemptedError, match="saved"):
+        work()
+
+
+def test_a_second_signal_of_another_kind_does_not_disturb_the_way_out():
+    steps = []
+
+    def leave():
+        with preempted_by_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                steps.append("cleaned up")
+
+    with pytest.raises(PreemptedError, match="SIGINT"):
+        leave()
+    assert steps == ["cleaned up"]

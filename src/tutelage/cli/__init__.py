@@ -1,5 +1,5 @@
 """The command line: ``tutelage``."""
 
-from tutelage.cli.app import main
+from tutelage.cli.start import main
 
 __all__ = ["main"]

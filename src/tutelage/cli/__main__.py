@@ -1,5 +1,5 @@
 """``python -m tutelage.cli``."""
 
-from tutelage.cli.app import main
+from tutelage.cli.start import main
 
 main()

@@ -63,7 +63,7 @@ Until = Annotated[str | None, typer.Option(help=f"Stop after this stage. {_ONE_O
 
 
 def main() -> None:
-    """Run the command line; never returns."""
+    """Run the command that the process's arguments name; ends with ``SystemExit``."""
     hide_secrets_in_tracebacks()
     # Calling `app` itself would put Typer's own traceback printer in place of ours.
     typer.main.get_command(app)(prog_name="tutelage")

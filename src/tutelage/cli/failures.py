@@ -17,11 +17,11 @@ from tutelage.errors import DiskError, MemoryExhaustedError, PreemptedError, Tut
 from tutelage.store.causes import os_cause
 from tutelage.store.disk import DISK_FULL
 
-INTERRUPTED = 128 + 2  # as shells report SIGINT
+INTERRUPTED = 128 + 2  # as shells report SIGINT; only where this runs inside another program's own process
 BROKEN_PIPE = 128 + 13  # as shells report SIGPIPE
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 user error, 2 usage, 3 integrity, 4 disk full, 5 memory, 6 non-finite numbers, "
-    "75 saved and stopped by a signal (run again to go on), 130 interrupted."
+    "75 saved and stopped by a signal (run again to go on)."
 )
 
 

@@ -18,6 +18,7 @@ from tutelage.experiment.audit import append_event, code_commit, host_facts, now
 from tutelage.experiment.identity import Folders
 from tutelage.store import check_inputs, new_artifact, value_digest, write_json
 from tutelage.train.overall import ARMS, RunProgress
+from tutelage.train.signals import stop_if_requested
 
 # Raise a stage's number when its meaning changes: finished work of the old meaning is then made anew.
 STAGE_VERSIONS = {"prepare": 1, "adapt": 1, "teach": 1, "shrink": 1, "score": 2, "trials": 2, "train": 2}
@@ -140,11 +141,16 @@ def stage_artifact(
     seconds: Mapping[str, float] | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Iterator[Path]:
-    """Yield a folder to fill; commit it with its key, the manifest's further ``fields`` and a ``provenance.json``."""
+    """Yield a folder to fill; commit it with its key, the manifest's further ``fields`` and a ``provenance.json``.
+
+    Every stage passes here: a stop signal that something swallowed on its way acts before and after the filling.
+    """
+    stop_if_requested()
     began, started = time.perf_counter(), now()
     held = {"key": target.key, "made_of": dict(target.made_of), "inputs": dict(target.inputs), **(fields or {})}
     with new_artifact(target.folder, kind=target.stage, fields=held, point=target.stage) as temporary:
         yield temporary
+        stop_if_requested()
         timings = {"stage": time.perf_counter() - began, **(seconds or {})}
         write_json(temporary / "provenance.json", provenance(context, target.key, started, timings))
 

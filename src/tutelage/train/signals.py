@@ -1,13 +1,16 @@
-"""Signals that ask a run to stop: they set a flag, and the loop saves at the next safe moment.
+"""Signals that ask a process to stop: noted where a loop can save first, else raised as ``PreemptedError``.
 
 In: SIGTERM, SIGINT, SIGUSR1, SIGUSR2. Out: ``StopRequest``, read between two steps, or ``PreemptedError``.
+Imports nothing heavy: the command line catches signals before it loads anything else.
 """
 
 import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from tutelage.errors import PreemptedError
 
@@ -43,6 +46,79 @@ class StopRequest:
         if self.signum is None:
             self.signum = signum
 
+    def leave(self, signum: int, frame: FrameType | None) -> None:
+        """Note the signal and leave, unless the process is leaving already.
+
+        Raises:
+            PreemptedError: For code whose results are committed whole.
+        """
+        self.receive(signum, frame)
+        if not _is_leaving():
+            self.check()
+
+    def check(self) -> None:
+        """Leave if a signal came.
+
+        Raises:
+            PreemptedError: With the signal's name.
+        """
+        if self.requested:
+            raise PreemptedError(
+                f"{self.name} received: stopped between two parts; what was finished is kept. Run the same command "
+                "again to go on."
+            )
+
+
+# The one request that the process's handlers note and raise; empty where signals are somebody else's business.
+_process: list[StopRequest] = []
+
+
+def catch_stop_signals() -> StopRequest:
+    """Raise :class:`PreemptedError` for stop signals up to the end of the process: for a command's first line."""
+    request = StopRequest()
+    _process[:] = [request]
+    _install(request.leave)
+    return request
+
+
+def ignore_stop_signals() -> None:
+    """Ignore stop signals: for a command's last line, after which the interpreter would die of them."""
+    _install(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def preempted_by_signals() -> Iterator[None]:
+    """Turn a stop signal that arrives between two safe moments into :class:`PreemptedError`.
+
+    For code whose results are committed whole: leaving it anywhere loses nothing that was finished.
+    :func:`stop_signals` inside takes over where a state can be saved first. A request that something
+    inside has swallowed is raised at the end.
+    """
+    if _process or not _is_main_thread():
+        yield
+        stop_if_requested()
+        return
+    request = StopRequest()
+    _process.append(request)
+    before = _install(request.leave)
+    try:
+        yield
+    finally:
+        _process.remove(request)
+        _restore(before)
+    request.check()
+
+
+def stop_if_requested() -> None:
+    """Leave if a signal came, also where the error that it raised was swallowed: for moments that all stages pass.
+
+    Raises:
+        PreemptedError: With the signal's name.
+    """
+    if _is_main_thread():
+        for request in _process:
+            request.check()
+
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
@@ -53,40 +129,40 @@ def stop_signals() -> Iterator[StopRequest]:
     own cause. Outside the main thread Python delivers no signals, and the request stays empty.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main_thread():
         yield request
         return
-    before = {signum: signal.signal(signum, request.receive) for signum in STOP_SIGNALS}
+    for outer in _process:
+        request.signum = outer.signum  # one that was swallowed
+    before = _install(request.receive)
     try:
         yield request
     finally:
-        for signum, handler in before.items():
-            # None: the handler was not installed from Python, and cannot be put back from it
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        _restore(before)
+        for outer in _process:
+            outer.signum = request.signum
     if request.signum is not None and not request.answered:
+        stop_if_requested()
         signal.raise_signal(request.signum)
 
 
-@contextlib.contextmanager
-def preempted_by_signals() -> Iterator[None]:
-    """Turn a stop signal that arrives between two safe moments into :class:`PreemptedError`.
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
-    For code whose results are committed whole: leaving it anywhere loses nothing that was finished.
-    :func:`stop_signals` inside takes over where a state can be saved first.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise PreemptedError(
-            f"{signal.Signals(signum).name} received: stopped between two parts; what was finished is kept. Run the "
-            "same command again to go on."
-        )
+def _is_leaving() -> bool:
+    """Say whether the code that a signal interrupts is the clean-up of a stop that was raised before."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, PreemptedError):
+        error = error.__context__
+    return error is not None
 
-    before = {signum: signal.signal(signum, leave) for signum in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+def _install(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> dict[int, Any]:
+    return {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for signum, handler in before.items():
+        # None: the handler was not installed from Python, and cannot be put back from it
+        signal.signal(signum, signal.SIG_DFL if handler is None else handler)
