@@ -182,7 +182,7 @@ def _read_pairs(
         inside = np.flatnonzero((pair_position_P >= start) & (pair_position_P < stop))
         rows = torch.from_numpy(pair_position_P[inside] - start).to(logprobs_CV.device)
         tokens = torch.from_numpy(pair_token_P[inside]).to(logprobs_CV.device)
-        values_P[inside] = logprobs_CV[rows, tokens].double().cpu().numpy()
+        values_P[inside] = logprobs_CV[rows, tokens].cpu().numpy()
     return values_P, top_N
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tutelage.cache.column import Column, TensorDict
 from tutelage.evaluate.cut import cut_signal
 from tutelage.losses import head_losses, teacher_logits
+from tutelage.losses.precision import for_sums, sum_dtype
 from tutelage.models.head import final_hidden, find_head
 from tutelage.teacher.logits import TiledHead
 from tutelage.teacher.measure import measure_vocabulary
@@ -102,7 +103,7 @@ def measure_frontier(
 
     def gradient(signal: TeacherSignal) -> Tensor:
         found = hidden_gradient(body.hidden_ND, student_head, signal, temperature=temperature, dtype=torch.float32)
-        return found.double()
+        return for_sums(found)
 
     reference_ND = gradient(dense)
     reference_step = body.push(reference_ND)
@@ -225,7 +226,7 @@ def step_gradient(student: nn.Module, batches: Sequence[Batch], gradient_ND: Flo
 
 def angle_between(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> Angle:
     """Measure the angle between two gradients that are given in pieces; see :func:`angle_beside`."""
-    apart = [g.double() - r.double() for g, r in zip(gradients, reference, strict=True)]
+    apart = [for_sums(g) - for_sums(r) for g, r in zip(gradients, reference, strict=True)]
     return angle_beside(apart, reference)
 
 
@@ -240,8 +241,8 @@ def angle_beside(apart: Sequence[Tensor], reference: Sequence[Tensor]) -> Angle:
     if reference_norm == 0.0:
         return Angle(90.0 if norm else 0.0, math.nan)
     pairs = list(zip(apart, reference, strict=True))
-    shift = sum(float(torch.dot(a.double().flatten(), r.double().flatten())) for a, r in pairs) / reference_norm**2
-    across = math.sqrt(sum(float(torch.add(a.double(), r, alpha=-shift).square().sum()) for a, r in pairs))
+    shift = sum(float(torch.dot(for_sums(a).flatten(), for_sums(r).flatten())) for a, r in pairs) / reference_norm**2
+    across = math.sqrt(sum(float(torch.add(for_sums(a), r, alpha=-shift).square().sum()) for a, r in pairs))
     along = (1 + shift) * reference_norm
     ratio = math.hypot(across, along) / reference_norm
     return Angle(math.degrees(math.atan2(across, along)), ratio) if ratio > NO_LENGTH else Angle(90.0, 0.0)
@@ -249,7 +250,7 @@ def angle_beside(apart: Sequence[Tensor], reference: Sequence[Tensor]) -> Angle:
 
 def total_norm(pieces: Sequence[Tensor]) -> float:
     """Give the Euclidean norm of all pieces together."""
-    return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces))
+    return math.sqrt(sum(float(for_sums(piece).square().sum()) for piece in pieces))
 
 
 @torch.no_grad()
@@ -270,7 +271,7 @@ def reconstruction_kls(
     num_positions = len(dense.hidden_NE)
     if not totals or not num_positions:
         return {}
-    head = head_in(dense.head, torch.float64)
+    head = head_in(dense.head, sum_dtype(dense.hidden_NE.device))
     for part in chunks(num_positions, head):
         live_NU = full_logprobs(FinalHidden(dense.hidden_NE[part], head), temperature)
         probs_NU = live_NU.exp()
@@ -283,10 +284,10 @@ def reconstruction_kls(
 def _expected_logprob(probs_NU: Tensor, signal: TeacherSignal, temperature: float) -> float:
     """Sum ``p log s`` over ids and positions, s what the signal says."""
     if isinstance(signal, FinalHidden):
-        widened = FinalHidden(signal.hidden_NE, head_in(signal.head, torch.float64))
+        widened = FinalHidden(signal.hidden_NE, head_in(signal.head, probs_NU.dtype))
         return float((probs_NU * full_logprobs(widened, temperature)).sum())
     assert isinstance(signal, TopK)
-    kept_NK = signal.logprobs_NK.double() / temperature - signal.log_z_N[float(temperature)].double()[:, None]
+    kept_NK = for_sums(signal.logprobs_NK) / temperature - for_sums(signal.log_z_N[float(temperature)])[:, None]
     tail_N = (1 - kept_NK.exp().sum(dim=1)).clamp(min=SMALLEST_TAIL)
     log_mass_N = torch.logaddexp(kept_NK.logsumexp(dim=1), tail_N.log())  # rounded values need not sum to 1
     each_N = tail_N.log() - math.log(max(signal.vocab_size - kept_NK.shape[1], 1))

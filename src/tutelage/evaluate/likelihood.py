@@ -17,7 +17,7 @@ from tutelage.data.plan import reading_batches
 from tutelage.errors import DataError, PreemptedError
 from tutelage.evaluate.choices import check_finite, chunk_rows
 from tutelage.evaluate.mode import reading_mode
-from tutelage.losses.precision import no_autocast
+from tutelage.losses.precision import for_sums, no_autocast
 from tutelage.models.head import final_hidden, find_head
 from tutelage.teacher.logits import head_logits
 from tutelage.types import OutputHead, StudentRow
@@ -105,7 +105,7 @@ def sums_by_row(
                 hidden_ND.split(chunk_rows(head)), labels_N.split(chunk_rows(head)), strict=True
             )
         ]
-    logprob_N = np.concatenate([logprob.cpu().numpy() for logprob, _ in parts])
+    logprob_N = np.concatenate([logprob.cpu().numpy() for logprob, _ in parts], dtype=np.float64)
     right_N = np.concatenate([right.cpu().numpy() for _, right in parts])
     starts_B = np.cumsum(counts_B) - counts_B
     return np.add.reduceat(logprob_N, starts_B), np.add.reduceat(right_N.astype(np.int64), starts_B)
@@ -114,6 +114,6 @@ def sums_by_row(
 def _score_chunk(
     logits_cV: Float[Tensor, "c V"], labels_c: Int[Tensor, " c"]
 ) -> tuple[Float[Tensor, " c"], Bool[Tensor, " c"]]:
-    """Return float64 log-probabilities of the labels, and whether each is the most likely token."""
-    label_c = logits_cV.gather(1, labels_c[:, None])[:, 0].double()
-    return label_c - logits_cV.logsumexp(dim=1).double(), logits_cV.argmax(dim=1) == labels_c
+    """Return log-probabilities of the labels, and whether each is the most likely token."""
+    label_c = for_sums(logits_cV.gather(1, labels_c[:, None])[:, 0])
+    return label_c - for_sums(logits_cV.logsumexp(dim=1)), logits_cV.argmax(dim=1) == labels_c

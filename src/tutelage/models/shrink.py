@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
 from tutelage.models.causal import causal_part
+from tutelage.losses.precision import sum_dtype
 from tutelage.models.folder import one_line
 from tutelage.models.head import body_of, final_hidden, plain_model
 from tutelage.models.layer_config import cut_config
@@ -64,7 +65,8 @@ def layer_influence(model: nn.Module, batches: Sequence[Batch]) -> list[float]:
     if not batches:
         raise ModelError("Layer influence needs at least one batch of rows, found none. Give the student some data.")
     layers = decoder_layers(model)
-    totals = torch.zeros(len(layers), dtype=torch.float64, device=batches[0].input_ids.device)
+    device = batches[0].input_ids.device
+    totals = torch.zeros(len(layers), dtype=sum_dtype(device), device=device)
     state: dict[str, Tensor] = {}
     handles = [
         layer.register_forward_hook(_influence_hook(index, totals, state), with_kwargs=True)

@@ -17,6 +17,7 @@ from tutelage.cache.hidden import HiddenColumn, PooledColumn
 from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import AlignmentError
+from tutelage.losses.precision import NO_FLOAT64
 from tutelage.models.shrink import real_tokens
 from tutelage.models.taps import StateGrid, mean_state
 from tutelage.teacher.draws import count_distinct, draw, uniforms
@@ -179,7 +180,7 @@ def tail_weights(tile: LogitTile, temperature: float, head_nH: Tensor) -> Tensor
         if len(faint_M):  # a peaked distribution: the rest underflows beside the head
             rest_MU = tile.logits_nU[faint_M].scatter_(1, head_nH[faint_M], float("-inf"))
             weights_nU[faint_M] = ((rest_MU - rest_MU.amax(dim=1, keepdim=True)) / temperature).exp()
-    return weights_nU.cpu() if weights_nU.device.type == "mps" else weights_nU
+    return weights_nU.cpu() if weights_nU.device.type in NO_FLOAT64 else weights_nU
 
 
 def join_parts(parts: Sequence[TensorDict]) -> TensorDict:

@@ -21,6 +21,7 @@ from tutelage.cache.hidden import HiddenColumn, PooledColumn
 from tutelage.cache.sampled import SampledColumn
 from tutelage.cache.topk import TopKColumn
 from tutelage.errors import CapabilityError
+from tutelage.losses.precision import for_sums
 from tutelage.models.head import find_head
 from tutelage.models.shrink import decoder_layers
 from tutelage.models.taps import check_layers, layer_width
@@ -165,8 +166,8 @@ def sampled_weights(tensors: TensorDict, *, head_k: int, num_draws: int) -> Floa
     Head entries weigh ``p``, drawn ones ``tail mass * count / draws``. The tail mass is ``-expm1(log head mass)`` in
     float64; where rounding puts the head at 1 or above, the tail weighs nothing.
     """
-    drawn_NK = tensors["counts_NK"].double() / num_draws
-    head_NH = tensors["logprobs_NK"][:, :head_k].double()
+    drawn_NK = for_sums(tensors["counts_NK"]) / num_draws
+    head_NH = for_sums(tensors["logprobs_NK"][:, :head_k])
     if not head_k:
         return drawn_NK.float()
     log_mass_N1 = head_NH.logsumexp(dim=1, keepdim=True)

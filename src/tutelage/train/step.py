@@ -18,6 +18,7 @@ from tutelage.data.collate import batch_to, collate
 from tutelage.data.plan import MicroBatch, Step
 from tutelage.errors import TrainingError
 from tutelage.losses import HeadLosses
+from tutelage.losses.precision import for_sums
 from tutelage.train.guards import check_counts, check_gradients, check_losses, check_signals
 from tutelage.train.teachers import Teacher, count_tokens, read_signals
 from tutelage.types import Batch, StudentRow
@@ -145,13 +146,13 @@ class Stepper:
 
 
 def sums_of(losses: Mapping[str, HeadLosses], weight: float) -> dict[str, Tensor]:
-    """Lay the sums of one micro-batch out as a row of a table, in float64: objective, count and parts of every unit."""
+    """Lay the sums of one micro-batch out as a row of a table: objective, count and parts of every unit."""
     row: dict[str, Tensor] = {}
     for unit, each in losses.items():
-        total = each.objective.total.detach().double()
+        total = for_sums(each.objective.total.detach())
         row[f"objective/{unit}"] = total * weight
         row[f"count/{unit}"] = torch.full_like(total, each.objective.count * weight)
-        row |= {f"part/{unit}/{name}": part.total.detach().double() * weight for name, part in each.parts.items()}
+        row |= {f"part/{unit}/{name}": for_sums(part.total.detach()) * weight for name, part in each.parts.items()}
     return row
 
 
