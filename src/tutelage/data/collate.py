@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from tutelage.align.positions import logit_indices
@@ -45,7 +46,7 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         real_BT = np.arange(width)[None] < lengths[:, None]
         ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
         ids_BT[real_BT] = np.concatenate([row.ids for row in rows])
-        position_ids_BT = np.broadcast_to(np.arange(width), ids_BT.shape).copy()
+        position_ids_BT = padded_positions(lengths)
         mask_BT = torch.from_numpy(real_BT.astype(np.int64))
     flat_N = np.concatenate([start + own for start, own in zip(starts, positions, strict=True)]).astype(np.int64)
     labels_N = np.concatenate([row.ids[row.target_mask] for row in rows]).astype(np.int64)
@@ -59,6 +60,15 @@ def collate(rows: Sequence[StudentRow], *, pad_id: int, packed: bool = False) ->
         item_keys=[row.item_key for row in rows],
         num_tokens=int(lengths.sum()),
     )
+
+
+def padded_positions(lengths: Int[np.ndarray, " B"]) -> Int[np.ndarray, "B T"]:
+    """Number the tokens of rows that are padded on the right; padding repeats its row's last position.
+
+    Nothing reads padding, but a position table may be shorter than the grid, and some rotary positions are chosen by
+    the largest position of a row.
+    """
+    return np.minimum(np.arange(int(lengths.max()))[None], lengths[:, None] - 1)
 
 
 def batch_to(batch: Batch, device: torch.device | str) -> Batch:

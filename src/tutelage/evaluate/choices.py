@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tutelage.data.collate import padded_positions
 from tutelage.data.plan import reading_batches
 from tutelage.data.rows import ChoicePrompt
 from tutelage.errors import DataError, NumericsError
@@ -206,7 +207,7 @@ def _batch(readings: Sequence[_Reading], *, pad_id: int, device: torch.device | 
     labels_N = np.concatenate([reading.pair_token[: reading.num_positions] for reading in readings])
     return Batch(
         input_ids=torch.from_numpy(ids_BT).to(device),
-        position_ids=torch.arange(width).repeat(len(readings), 1).to(device),
+        position_ids=torch.from_numpy(padded_positions(real_BT.sum(axis=1))).to(device),
         attention_mask=torch.from_numpy(real_BT).to(device),
         logit_index_N=torch.from_numpy(flat_N).to(device),
         labels_N=torch.from_numpy(labels_N).to(device),

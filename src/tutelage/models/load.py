@@ -33,6 +33,7 @@ from tutelage.models.finite import require_finite
 from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
 from tutelage.models.hub import is_reachable, why_not
 from tutelage.models.quantised import quantisation_of, refuse_training, require_kernels
+from tutelage.models.rope import choose_rope_by_row
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter
 from tutelage.models.template import render_text
@@ -143,6 +144,7 @@ def load_model(
     if source.adapter is not None:
         model = merge_saved(model, Path(source.adapter))
     require_finite(model, source.name)
+    choose_rope_by_row(model)
     model.config.name_or_path = ""  # a path of this machine has no place in what we save
     return model.eval()
 

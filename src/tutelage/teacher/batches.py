@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from tutelage.data.collate import padded_positions
 from tutelage.types import Batch, TeacherRow
 
 NO_LABEL = -100
@@ -24,7 +25,7 @@ def padded_batch(rows: Sequence[TeacherRow], *, device: torch.device) -> Batch:
     flat = np.concatenate([number * width + row.positions for number, row in enumerate(rows)])
     return Batch(
         input_ids=torch.from_numpy(ids).to(device),
-        position_ids=torch.arange(width, device=device).repeat(len(rows), 1),
+        position_ids=torch.from_numpy(padded_positions(lengths)).to(device),
         attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
         logit_index_N=torch.from_numpy(flat).to(device),
         labels_N=torch.full((flat.shape[0],), NO_LABEL, device=device),
