@@ -21,8 +21,6 @@ Precision = Annotated[Literal["auto", "fp32", "bf16"], BeforeValidator(short_pre
 # No optimizer runs in a teacher, so float16 needs no loss scaling there.
 TeacherPrecision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(short_precision)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-# [A] of SPEC 2: the attention projections, by the names they have in Llama-like models.
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 AdapterWeights = Literal["merge", "ignore"]
@@ -45,14 +43,17 @@ class LoraAdapter(Section):
     r: Count = Field(default=16, description="Rank.")
     alpha: Positive = Field(default=32, description="Scale; the update is multiplied by alpha / r.")
     dropout: BelowOne = Field(default=0.05, description="Dropout on the adapter's input.")
-    targets: Literal["all-linear"] | tuple[NonEmpty, ...] = Field(
-        default=ATTENTION, description="Names of the linear layers that get an adapter, or `all-linear`."
+    targets: Literal["all-linear"] | tuple[NonEmpty, ...] | None = Field(
+        default=None,
+        description="Names of the linear layers that get an adapter, or `all-linear`; null: the attention projections "
+        "(`q_proj`, `k_proj`, `v_proj`, `o_proj`) where a model has them, else those that peft lists for its "
+        "architecture, else every linear layer that can take one.",
     )
     last_layers: Count | None = Field(default=None, description="Only the last so many layers get one; null: all.")
 
     @model_validator(mode="after")
     def _has_targets(self) -> "LoraAdapter":
-        if not self.targets:
+        if self.targets == ():
             refuse([(("targets",), "empty; name at least one layer, or write all-linear")])
         return self
 

@@ -10,14 +10,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tutelage.errors import ModelError
 from tutelage.models.device import dtype_name
+from tutelage.models.folder import one_line
 from tutelage.models.load import quiet
-from tutelage.models.shrink import decoder_layers
+from tutelage.models.lora_targets import lora_targets
 
-DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL_LINEAR = "all-linear"
+# What peft raises on a layer or an architecture that it does not adapt.
+PEFT_ERRORS = (ValueError, TypeError, NotImplementedError, AttributeError, LookupError)
 
 
 def attach_lora(
@@ -26,7 +28,7 @@ def attach_lora(
     r: int = 16,
     alpha: int | float = 32,
     dropout: float = 0.05,
-    targets: Sequence[str] | str = DEFAULT_TARGETS,
+    targets: Sequence[str] | str | None = None,
     last_layers: int | None = None,
 ) -> PeftModel:
     """Put a LoRA adapter into the decoder layers; only the adapter trains.
@@ -40,38 +42,35 @@ def attach_lora(
         r: Rank.
         alpha: Scale; updates are multiplied by ``alpha / r``.
         dropout: Share of inputs dropped in front of A.
-        targets: Names of linear layers, or ``all-linear`` for every one inside the decoder layers.
+        targets: See :func:`tutelage.models.lora_targets.lora_targets`.
         last_layers: Adapt only the top n layers; backward then ends at the lowest of them.
 
     Raises:
-        ModelError: If a target names no linear layer, or ``last_layers`` is out of range.
+        ModelError: If a target names no linear layer, ``last_layers`` is out of range, or peft refuses.
 
     Source:
         Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
-    layers = decoder_layers(model)
-    linear = sorted({name.split(".")[-1] for name, part in layers.named_modules() if isinstance(part, nn.Linear)})
-    wanted = linear if targets == ALL_LINEAR else [targets] if isinstance(targets, str) else list(targets)
-    unknown = [name for name in wanted if name not in linear]
-    if unknown or not wanted:
-        raise ModelError(
-            f"LoRA target {(unknown or ['(no name)'])[0]!r} is no linear layer here. Expected: {', '.join(linear)}."
-        )
-    if last_layers is not None and not 1 <= last_layers <= len(layers):
-        raise ModelError(f"last_layers is {last_layers}, expected 1 to {len(layers)} (the model's layers).")
     if r < 1:
         raise ModelError(f"The adapter's rank r is {r}, expected at least 1.")
-    top = None if last_layers is None else list(range(len(layers) - last_layers, len(layers)))
+    chosen = lora_targets(model, targets, last_layers=last_layers)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # peft annotates int, and divides
         lora_dropout=dropout,
-        target_modules=wanted,
-        layers_to_transform=top,
+        target_modules=chosen,
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in chosen),  # how GPT-2 lays it out
     )
-    with quiet():
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=True)
+    is_meta = next(model.parameters()).device.type == "meta"
+    try:
+        with quiet():
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=True, low_cpu_mem_usage=is_meta)
+    except PEFT_ERRORS as error:
+        raise ModelError(
+            f"peft cannot put a LoRA adapter into this {type(model).__name__}: {one_line(error)}. Change the adapter's "
+            "`targets` (or its `dropout`, where experts are targeted), or train every weight: `adapter: {kind: none}`."
+        ) from None
     check_trainable_dtypes(wrapped)
     return wrapped  # pyright: ignore[reportReturnType]  # mixed adapters are not asked for
 

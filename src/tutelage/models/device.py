@@ -33,6 +33,11 @@ def choose_device(requested: str = "auto") -> torch.device:
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if has[name]))
     if not has[kind]:
         raise ModelError(f"Device {requested!r} was asked for but torch finds none here. Use `auto` or `cpu`.")
+    index = torch.device(requested).index or 0
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        raise ModelError(
+            f"Device {requested!r} was asked for but torch finds {torch.cuda.device_count()} here, counted from 0."
+        )
     return torch.device(requested)
 
 

@@ -16,6 +16,12 @@ from tutelage.experiment.checks.models import layers_can_be_cut, layers_can_be_r
 from tutelage.experiment.checks.names import run_names_differ
 from tutelage.experiment.checks.texts import texts_can_be_written
 from tutelage.experiment.checks.vocabulary import verbalisers_continue_prompts
+from tutelage.experiment.checks.training import (
+    adapters_fit,
+    devices_exist,
+    rows_fit_positions,
+    schedules_can_be_built,
+)
 from tutelage.experiment.checks.workspace import workspace_is_usable
 from tutelage.experiment.stage import Context
 
@@ -43,6 +49,10 @@ CHECKS: tuple[Check, ...] = (
     layers_can_be_cut,
     layers_can_be_read,
     verbalisers_continue_prompts,
+    devices_exist,
+    schedules_can_be_built,
+    adapters_fit,
+    rows_fit_positions,
 )
 
 
