@@ -27,7 +27,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = (
         students
         + "  S2: {model: nowhere, dtype: fp32}\n"
-        + "  S3: {shrink: {layers: 2, by: first}, adapter: {kind: lora, targets: [query], last_layers: 3}, dtype: fp32}\n"
+        + "  S3: {shrink: {layers: 2, by: first}, adapter: {kind: lora, targets: [query], last_layers: 3}}\n"
     )
     return write_experiment(tmp_path_factory.mktemp("checks"), recipe=RECIPE.replace(students, more))
 

@@ -54,7 +54,8 @@ def alone(rope_type):
     """What each row is given by a fresh model that reads nothing else, without our change."""
     found = []
     for row in rows_of(LENGTHS):
-        logprobs = long_model(rope_type)(torch.tensor(row.ids)[None].long()).logits[0].log_softmax(-1)
+        with torch.no_grad():
+            logprobs = long_model(rope_type)(torch.tensor(row.ids)[None].long()).logits[0].log_softmax(-1)
         found.append(float(sum(logprobs[place - 1, row.ids[place]] for place in np.flatnonzero(row.target_mask))))
     return np.array(found)
 
