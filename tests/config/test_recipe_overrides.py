@@ -58,7 +58,7 @@ def test_names_with_dots_can_be_overridden():
         ("=5", "", "'=5' is not an override; expected path=value such as train.max_steps=10"),
         ("train..x=5", "", "'train..x=5' is not an override; expected path=value such as train.max_steps=10"),
         ("seeds.report=[1", "seeds.report",
-         "'[1' is not valid YAML: expected ',' or ']', but got '<stream end>'"),
+         "'[1' is not valid YAML: [ on line 1 is not closed: ] or a comma is missing before here"),
     ],
 )  # fmt: skip
 def test_an_override_that_fits_nothing_is_refused(override: str, path: str, message: str):

@@ -32,8 +32,9 @@ def _check_name(name: str) -> str:
 Text = Annotated[str, Strict()]
 NonEmpty = Annotated[str, Strict(), Field(min_length=1)]
 Flag = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Natural = Annotated[int, Strict(), Field(ge=0)]
+LARGEST = 2**32 - 1  # of a seed for torch and numpy; no count is larger
+Count = Annotated[int, Strict(), Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]
 Number = Annotated[float, Strict()]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]

@@ -38,7 +38,10 @@ ONE_ENTRY = {  # how one entry does what two would
     "pooled": "one entry takes several layers",
 }
 
-KEEPING = {  # how the signal of a method that can read no other is kept
+KEEPING = {  # how a signal is kept
+    "final_hidden": "{kind: final_hidden}",
+    "topk": "{kind: topk, k: 64}",
+    "sampled": "{kind: sampled}",
     "hidden": "{kind: hidden, stride: 4}",
     "pooled": "{kind: pooled, stride: 4}",
     "sequences": "{kind: sequences}",
@@ -132,12 +135,11 @@ def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: 
     for where, wanted in signals_read(method).items():
         if wanted not in signals and wanted != CLASS_SCORES:
             path = ".".join(where)
+            other = f", or name one that is kept: {', '.join(signals)}" if signals else ""
             has_no_choice = isinstance(method, Feature | Relation | Sequence) and where == ("signal",)
             yield (
                 ("methods", name, *(("grid", path) if path in point else where)),
-                f"{wanted!r} is not in `signals`; add `{KEEPING[wanted]}` there"
-                if has_no_choice
-                else unknown_reference(wanted, signals, section="signals"),
+                f"{wanted!r} is not in `signals`; add `{KEEPING[wanted]}` there" + ("" if has_no_choice else other),
             )
     signal = signals.get(distribution_signal(method) or "")
     for loss in expand_losses(method) if signal is not None else ():

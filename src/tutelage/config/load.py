@@ -4,7 +4,7 @@ In: a path, overrides, variables. Out: ``LoadedRecipe``, or one error with every
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tutelage.config.environment import ENV_FILE, PASSED_ON, environment_overrides, read_env_file
 from tutelage.config.modes import DEFAULT_MODE, mode_of, resolve_modes
 from tutelage.config.overrides import COMMAND_LINE, Override, apply_override, parse_override
+from tutelage.config.problems import Path as Key
 from tutelage.config.problems import Place, Problem, RecipeError
 from tutelage.config.schema import Recipe
 from tutelage.config.translate import translate
@@ -22,6 +23,7 @@ from tutelage.errors import ConfigError
 from tutelage.store.secrets import TOKEN, secrets_of
 
 HAS_TOKEN = "holds what looks like an access token; put it into the variable HF_TOKEN, never into a recipe"
+HALF_CHARACTER = "holds half of a character (a lone surrogate, such as \\ud83d); write the character itself"
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,23 @@ def _checked(tree: Tree, override: Override, secrets: Sequence[str]) -> Problem 
     return apply_override(tree, override)
 
 
+def _half_characters(values: Any, path: Key = ()) -> Iterator[Key]:
+    """Yield the paths of texts that no encoding can write: they hold half of a surrogate pair."""
+    if isinstance(values, str):
+        if any("\ud800" <= character <= "\udfff" for character in values):
+            yield path
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _half_characters(key, path)
+            yield from _half_characters(value, (*path, key))
+    elif isinstance(values, list | tuple):
+        for index, value in enumerate(values):
+            yield from _half_characters(value, (*path, index))
+
+
 def _validate(tree: Tree) -> tuple[Recipe | None, list[Problem]]:
+    if halves := list(dict.fromkeys(_half_characters(tree.values))):
+        return None, [Problem(path, HALF_CHARACTER, tree.place(path)) for path in halves]
     mode = tree.values.get("mode", DEFAULT_MODE)
     try:
         return Recipe.model_validate(tree.values, context={"mode": mode}), []

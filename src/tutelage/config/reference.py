@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tutelage.config.base import FAST_DEFAULT, fields_by_key
+from tutelage.config.base import FAST_DEFAULT, LARGEST, fields_by_key
 from tutelage.config.environment import PASSED_ON, STUDENT, VARIABLES
 from tutelage.config.schema import RESERVED, Recipe
 from tutelage.config.training import TrainChanges
@@ -181,7 +181,8 @@ def type_words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
     words = {Gt: ("above", "gt"), Ge: ("from", "ge"), Lt: ("below", "lt"), Le: ("to", "le")}
-    found = [f" {words[type(m)][0]} {getattr(m, words[type(m)][1]):g}" for m in metadata if type(m) in words]
+    bounds = [m for m in metadata if type(m) in words and m != Le(LARGEST)]  # that one is no choice of anybody's
+    found = [f" {words[type(m)][0]} {getattr(m, words[type(m)][1]):g}" for m in bounds]
     not_empty = any(isinstance(m, MinLen) for m in metadata)
     return "".join(found) + (", not empty" if not_empty else "")
 

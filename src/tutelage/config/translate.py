@@ -13,9 +13,10 @@ from pydantic.fields import FieldInfo
 
 from tutelage.config.base import PROBLEMS, fields_by_key
 from tutelage.config.modes import MODES
-from tutelage.config.problems import Path
+from tutelage.config.problems import Path, dotted
 
 MAX_SHOWN = 40  # characters of a found value
+MAX_PLACES = 3  # that a key may belong to
 LATER = {
     "bench": "this section is not available yet; remove it",
     "launch": "this section is not available yet; remove it",
@@ -26,6 +27,46 @@ OTHER_PLACE = {
     **dict.fromkeys(("hidden_mse", "hidden_normalised_mse", "hidden_cosine"), "use a method of kind feature"),
     **dict.fromkeys(("relation_distance", "relation_angle"), "use a method of kind relation"),
 }
+# What other tools call our keys.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "grad_accum": "gradient_accumulation_steps",
+    "wd": "weight_decay",
+    "betas": "adam_beta1",
+    "clip_grad_norm": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "warmup": "warmup_ratio",
+    "warmup_steps": "warmup_ratio",
+    "patience": "early_stopping_patience",
+    "rank": "r",
+    "lora_r": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "targets",
+    "license": "licence",
+    "model_name_or_path": "model",
+    "model_name": "model",
+}
+# Where settings of other tools are decided here.
+OTHER_SETTINGS = {
+    "seed": "seeds stand under `seeds`, at the top: {selection: 7, report: [42, 123]}",
+    "bf16": "number formats are the models': students.NAME.dtype and teacher.dtype",
+    "fp16": "number formats are the models': students.NAME.dtype and teacher.dtype",
+    "optim": "AdamW is the one optimizer; remove it",
+    "optimizer": "AdamW is the one optimizer; remove it",
+    "output_dir": "results go into `workspace`, at the top",
+}
+COMMON_KEYS = frozenset({"kind", "name", "model", "rows", "task", "data"})  # in many sections: no hint to one of them
 EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -41,7 +82,7 @@ EXPECTED = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number from {ge:g}",
     "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number up to {le:g}",
+    "less_than_equal": "a number up to {le:.10g}",
     "too_short": "at least {min_length} of them",
     "literal_error": "{expected}",
     "string_pattern_mismatch": "auto, cpu, mps, cuda or cuda:N",  # the one pattern there is: a device
@@ -102,7 +143,7 @@ def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
     first = entries[0]
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(str(path[-1]), list(fields_at(root, first["loc"][:-1])))
+        return _unknown_key(path, list(fields_at(root, first["loc"][:-1])), root)
     if kind == "missing":
         return "missing" + _description(root, first["loc"])
     if kind == "union_tag_not_found":
@@ -120,7 +161,7 @@ def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
     expected = " or ".join(
         dict.fromkeys(str(EXPECTED.get(e["type"], e["msg"])).format(**e.get("ctx", {})) for e in entries)
     )
-    return f"found {shown(value)}, expected {expected}{_mode_hint(value)}"
+    return f"found {shown(value)}, expected {expected}{_mode_hint(value)}{_grid_hint(path, value)}"
 
 
 def shown(value: Any) -> str:
@@ -142,17 +183,58 @@ def near_or_all(found: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
 
-def _unknown_key(key: str, known: Sequence[str]) -> str:
+def _unknown_key(path: Path, known: Sequence[str], root: type[BaseModel]) -> str:
+    key = str(path[-1])
+    if (name := OTHER_NAMES.get(key)) in known:
+        return f"unknown key; here it is called {name}"
     if key in LATER:
         return LATER[key]
     if key in MODES:
         return f"unknown key; a value per mode needs both keys: {{{MODES[0]}: .., {MODES[1]}: ..}}"
+    if not difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+        if key in OTHER_SETTINGS and path[0] == "train":
+            return f"unknown key; {OTHER_SETTINGS[key]}"
+        places = [place for place in places_of(key, root) if len(path) < 2 or not place.startswith(f"{path[0]}.NAME.")]
+        if places and key not in COMMON_KEYS:
+            return f"unknown key here; it belongs under {' or '.join(places[:MAX_PLACES])}"
     return f"unknown key; {near_or_all(key, known)}"
+
+
+def places_of(key: str, section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the sections that have a key, as dotted paths in which NAME stands for a name of the user's."""
+    found: list[str] = []
+    for name, field in fields_by_key(section).items():
+        path = f"{prefix}{name}" + (".NAME" if get_origin(field.annotation) is dict else "")
+        for member in _sections(field.annotation):
+            if key in fields_by_key(member):
+                found.append(path)
+            found += places_of(key, member, f"{path}.")
+    return list(dict.fromkeys(found))
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if get_origin(annotation) is dict:
+        annotation = get_args(annotation)[1]
+    elif get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    yield from members(annotation)
 
 
 def _mode_hint(value: Any) -> str:
     if isinstance(value, Mapping) and set(value) & set(MODES):
         return f"; a value per mode has exactly the keys {MODES[0]} and {MODES[1]}"
+    return ""
+
+
+def _grid_hint(path: Path, value: Any) -> str:
+    """Say where several values to be tried are written."""
+    if not isinstance(value, list) or not value or any(isinstance(each, list | dict) for each in value):
+        return ""
+    values = ", ".join(str(each) for each in value)
+    if path[0] == "methods" and len(path) > 2 and "grid" not in path:
+        return f"; several values are tried by the method's `grid: {{{dotted(path[2:])}: [{values}]}}`"
+    if path[0] == "train":
+        return f"; several values are tried by a method's `grid: {{{dotted(path)}: [{values}]}}`"
     return ""
 
 

@@ -24,6 +24,7 @@ from ruamel.yaml.events import (
 )
 
 from tutelage.config.problems import Path, Place, Problem
+from tutelage.config.yaml_words import explain
 
 MAX_BYTES = 2**20
 MAX_EVENTS = 10_000  # about 0.7 s of the pure-Python scanner; a recipe has some 300
@@ -122,9 +123,8 @@ def _events(text: str) -> Iterator[Event]:
     try:
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = " ".join(str(error.problem or error.context).split())
-        raise _Refused(f"not valid YAML: {what}", mark.line + 1 if mark else None) from None
+        what, line = explain(error, text)
+        raise _Refused(f"not valid YAML: {what}", line) from None
     except YAMLError as error:
         raise _Refused(f"not valid YAML: {str(error).splitlines()[0]}", None) from None
     except (ValueError, OverflowError) as error:  # such as the escape "\UFFFFFFFF"
@@ -160,7 +160,10 @@ class _Builder:
             raise _Refused(f"more than {MAX_NODES:,} values once its aliases are written out", line)
         if isinstance(event, AliasEvent):
             if event.anchor not in self.anchors:
-                raise _Refused(f"alias *{event.anchor} refers to itself or to nothing above it", line)
+                raise _Refused(
+                    f"alias *{event.anchor} refers to itself or to nothing above it; quote text that begins with *",
+                    line,
+                )
             return self._build(self.anchors[event.anchor], path)[0], index + 1
         value, after = self._build_new(event, index, path)
         if event.anchor is not None:  # type: ignore[attr-defined]
