@@ -1,5 +1,6 @@
 """What training would refuse is said by `plan`, each at its key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,16 @@ def test_rows_that_fit_are_no_finding_whatever_max_length_allows(tmp_path: Path)
     recipe = write_experiment(tmp_path)
     write_model(tmp_path / "gpt2", "gpt2", 32)
     plan(recipe, "students.S1.model=gpt2", "students.S1.shrink=null", "tasks.sentiment.max_length=4096")
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_attention_heads", 0), ("hidden_size", -4), ("vocab_size", 10**30)])
+def test_a_configuration_that_no_model_can_be_built_of_is_one_line(field: str, value: int, tmp_path: Path):
+    recipe = write_experiment(tmp_path)
+    write_model(tmp_path / "llama", "llama", 64)
+    path = tmp_path / "llama" / "config.json"
+    config = json.loads(path.read_text()) | {field: value}
+    path.write_text(json.dumps(config))
+
+    found = refusals(recipe, "students.S1.model=llama", "students.S1.shrink=null")
+    assert "students.S1.model" in found
+    assert "\n" not in found["students.S1.model"]

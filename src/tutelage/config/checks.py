@@ -135,11 +135,10 @@ def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: 
     for where, wanted in signals_read(method).items():
         if wanted not in signals and wanted != CLASS_SCORES:
             path = ".".join(where)
-            other = f", or name one that is kept: {', '.join(signals)}" if signals else ""
             has_no_choice = isinstance(method, Feature | Relation | Sequence) and where == ("signal",)
             yield (
                 ("methods", name, *(("grid", path) if path in point else where)),
-                f"{wanted!r} is not in `signals`; add `{KEEPING[wanted]}` there" + ("" if has_no_choice else other),
+                _not_kept(wanted, () if has_no_choice else tuple(signals)),
             )
     signal = signals.get(distribution_signal(method) or "")
     for loss in expand_losses(method) if signal is not None else ():
@@ -151,6 +150,13 @@ def _reads_what_is_kept(name: str, method: Any, signals: dict[str, Any], point: 
                 ("grid", path) if path else (*part, key) if hasattr(logit_part(method) or method, key) else ("losses",)
             )
             yield ("methods", name, *where), message
+
+
+def _not_kept(wanted: str, kept: tuple[str, ...]) -> str:
+    if wanted not in KEEPING:
+        return unknown_reference(wanted, kept, section="signals")
+    others = f"expected one of {', '.join(kept)}, or " if kept else ""
+    return f"{wanted!r} is not in `signals`; {others}add `{KEEPING[wanted]}` there"
 
 
 def _class_scores_have_classes(recipe: Any) -> Problems:

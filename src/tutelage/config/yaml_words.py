@@ -19,8 +19,11 @@ def explain(error: MarkedYAMLError, text: str) -> tuple[str, int | None]:
     if mark is None:
         return problem, None
     lines = text.splitlines()
-    number = min(mark.line, len(lines) - 1)
-    line, start = lines[number] if lines else "", error.context_mark.line if error.context_mark else mark.line
+    number = mark.line  # one beyond the last where the text ends too early
+    line, start = (
+        lines[number] if number < len(lines) else "",
+        error.context_mark.line if error.context_mark else mark.line,
+    )
     context = str(error.context or "")
     if "\t" in problem or "\\t" in problem:
         return "a tab stands here, and YAML knows blanks only; replace it by blanks", number + 1

@@ -48,6 +48,7 @@ FOREIGN_ERRORS = (
     AttributeError,
     ImportError,
     RuntimeError,
+    ArithmeticError,  # sizes of 0, or of more digits than the machine has
     SafetensorError,
     StrictDataclassError,
     struct.error,

@@ -79,6 +79,22 @@ class Look:
         source = self.student_source(student) if self.student_config(student) is not None else None
         return source and self.once(("students", student, "model"), "tokenizer", lambda: load_tokenizer(source))
 
+    def teacher_skeleton(self) -> Any | None:
+        """The teacher's modules without weights."""
+        from tutelage.models.skeleton import skeleton
+
+        config = self.teacher_config()
+        return config and self.once(("teacher", "model"), "modules", lambda: skeleton(config, "the teacher"))
+
+    def student_skeleton(self, student: str) -> Any | None:
+        """A student's modules without weights, before any layer is cut."""
+        from tutelage.models.skeleton import skeleton
+
+        if self.recipe.students[student].model is None:
+            return self.teacher_skeleton()
+        config, key = self.student_config(student), ("students", student, "model")
+        return config and self.once(key, "modules", lambda: skeleton(config, f"student {student}"))
+
     def prepared(self, task: str) -> Any | None:
         """A task's rows, cut as the stage ``prepare`` would cut them."""
         from tutelage.experiment.prepare import prepared_or_cut

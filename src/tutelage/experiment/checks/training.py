@@ -54,44 +54,43 @@ def adapters_fit(look: Look) -> Iterator[Finding]:
     """Put every adapter into a copy of its model that has no weights."""
     adapt = look.recipe.teacher.adapt
     if adapt is not None:
-        yield from _adapter_fits(adapt.adapter, look.teacher_config(), ("teacher", "adapt", "adapter"), None)
+        yield from _adapter_fits(adapt.adapter, look.teacher_skeleton(), ("teacher", "adapt", "adapter"))
     for name, section in look.recipe.students.items():
         if isinstance(section.adapter, LoraAdapter):
-            layers = section.shrink.layers if section.shrink is not None else None
-            yield from _adapter_fits(section.adapter, look.student_config(name), ("students", name, "adapter"), layers)
+            key: Key = ("students", name, "adapter")
+            yield from _adapter_fits(section.adapter, look.student_skeleton(name), key)
+            last, layers = section.adapter.last_layers, section.shrink.layers if section.shrink is not None else None
+            if last is not None and layers is not None and last > layers:
+                yield Refusal((*key, "last_layers"), f"{last}, but `shrink` leaves the student {layers} layers")
 
 
-def _adapter_fits(adapter: LoraAdapter, config: Any, key: Key, layers: int | None) -> Iterator[Finding]:
+def _adapter_fits(adapter: LoraAdapter, model: Any | None, key: Key) -> Iterator[Finding]:
     from tutelage.build import attach_adapter
-    from tutelage.models.skeleton import skeleton
 
-    model = skeleton(copy.deepcopy(config)) if config is not None else None
     if model is not None:
-        yield from guarded(key, lambda: attach_adapter(model, adapter))
-    if layers is not None and (adapter.last_layers or 0) > layers:
-        yield Refusal((*key, "last_layers"), f"{adapter.last_layers}, but `shrink` leaves the student {layers} layers")
+        yield from guarded(key, lambda: attach_adapter(copy.deepcopy(model), adapter))
 
 
 def rows_fit_positions(look: Look) -> Iterator[Finding]:
     """Compare the longest rows with the positions of the teacher and of every student."""
-    models = [("the teacher", look.teacher_config(), look.teacher_tokenizer())]
+    models = [("the teacher", look.teacher_config(), look.teacher_tokenizer(), look.teacher_skeleton())]
     for name, section in look.recipe.students.items():
         if section.model is not None:
-            models.append((f"student {name}", look.student_config(name), look.student_tokenizer(name)))
-    for name, config, tokenizer in models:
+            tokenizer = look.student_tokenizer(name)
+            models.append((f"student {name}", look.student_config(name), tokenizer, look.student_skeleton(name)))
+    for name, config, tokenizer, model in models:
         limit = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
         if not isinstance(limit, int) or tokenizer is None or getattr(config, "alibi", False):
             continue
         for task, section in look.recipe.tasks.items():
             longest = _longest_row(look, task, tokenizer, config) if section.max_length > limit else 0
             if longest > limit:
-                yield _beyond(("tasks", task, "max_length"), name, longest, limit, config)
+                yield _beyond(("tasks", task, "max_length"), name, longest, limit, model)
 
 
-def _beyond(key: Key, name: str, longest: int, limit: int, config: Any) -> Finding:
-    from tutelage.models.skeleton import has_position_table, skeleton
+def _beyond(key: Key, name: str, longest: int, limit: int, model: Any | None) -> Finding:
+    from tutelage.models.skeleton import has_position_table
 
-    model = skeleton(copy.deepcopy(config))
     found = f"rows have up to {longest:,} tokens, and {name} has {limit:,} positions (`max_position_embeddings`)"
     if model is not None and has_position_table(model):
         return Refusal(key, f"{found} in a table that ends there; set max_length to at most {limit}")
