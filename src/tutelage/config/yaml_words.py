@@ -18,12 +18,10 @@ def explain(error: MarkedYAMLError, text: str) -> tuple[str, int | None]:
     mark = error.problem_mark or error.context_mark
     if mark is None:
         return problem, None
-    lines = text.splitlines()
-    number = mark.line  # one beyond the last where the text ends too early
-    line, start = (
-        lines[number] if number < len(lines) else "",
-        error.context_mark.line if error.context_mark else mark.line,
-    )
+    lines = [*text.splitlines(), ""]  # a text that ends too early has its mark behind the last line
+    number = min(mark.line, len(lines) - 1)
+    start = error.context_mark.line if error.context_mark else number
+    line = lines[number]
     context = str(error.context or "")
     if "\t" in problem or "\\t" in problem:
         return "a tab stands here, and YAML knows blanks only; replace it by blanks", number + 1
