@@ -192,7 +192,7 @@ def _unknown_key(path: Path, known: Sequence[str], root: type[BaseModel]) -> str
     if key in MODES:
         return f"unknown key; a value per mode needs both keys: {{{MODES[0]}: .., {MODES[1]}: ..}}"
     if not difflib.get_close_matches(key, known, n=1, cutoff=0.8):
-        if key in OTHER_SETTINGS and path[0] == "train":
+        if key in OTHER_SETTINGS and path[:1] == ("train",):
             return f"unknown key; {OTHER_SETTINGS[key]}"
         places = [place for place in places_of(key, root) if len(path) < 2 or not place.startswith(f"{path[0]}.NAME.")]
         if places and key not in COMMON_KEYS:
@@ -231,9 +231,9 @@ def _grid_hint(path: Path, value: Any) -> str:
     if not isinstance(value, list) or not value or any(isinstance(each, list | dict) for each in value):
         return ""
     values = ", ".join(str(each) for each in value)
-    if path[0] == "methods" and len(path) > 2 and "grid" not in path:
+    if path[:1] == ("methods",) and len(path) > 2 and "grid" not in path:
         return f"; several values are tried by the method's `grid: {{{dotted(path[2:])}: [{values}]}}`"
-    if path[0] == "train":
+    if path[:1] == ("train",):
         return f"; several values are tried by a method's `grid: {{{dotted(path)}: [{values}]}}`"
     return ""
 
