@@ -14,12 +14,12 @@ from tutelage.losses import LOSSES
 from tutelage.types import LossTerm
 
 TERMS = {
-    "forward_kl": LossTerm("forward_kl", 0.7, 2.0),
-    "reverse_kl": LossTerm("reverse_kl", 0.7, 2.0),
-    "jsd": LossTerm("jsd", 0.7, 2.0, beta=0.5),
-    "skew_kl": LossTerm("skew_kl", 0.7, 2.0, skew=0.1),
-    "skew_reverse_kl": LossTerm("skew_reverse_kl", 0.7, 2.0, skew=0.1),
-    "total_variation": LossTerm("total_variation", 0.7, 2.0),
+    "forward_kl": LossTerm("forward_kl", 0.7, 1.0),
+    "reverse_kl": LossTerm("reverse_kl", 0.7, 1.0),
+    "jsd": LossTerm("jsd", 0.7, 1.0, beta=0.5),
+    "skew_kl": LossTerm("skew_kl", 0.7, 1.0, skew=0.1),
+    "skew_reverse_kl": LossTerm("skew_reverse_kl", 0.7, 1.0, skew=0.1),
+    "total_variation": LossTerm("total_variation", 0.7, 1.0),
 }
 
 
@@ -35,10 +35,11 @@ def test_every_registered_loss_has_a_section_with_its_setting():
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_logit_method_takes_every_divergence_with_its_default(divergence: str):
-    method = load(OWN_FILE, f"methods.KD1.divergence={divergence}").recipe.methods["KD1"]
+    overrides = (f"methods.KD1.divergence={divergence}", "methods.KD1.temperature=1")
+    method = load(OWN_FILE, *overrides).recipe.methods["KD1"]
 
     assert loss_terms(method) == [LossTerm("cross_entropy", 0.3), TERMS[divergence]]
-    assert teacher_temperatures(method) == [2.0]
+    assert teacher_temperatures(method) == [1.0]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -56,7 +57,7 @@ def test_a_weighted_sum_may_hold_several_divergences():
 
     assert loss_terms(method) == [
         LossTerm("forward_kl", 1.0, 4.0),
-        LossTerm("jsd", 3.0, 2.0, beta=0.2),
+        LossTerm("jsd", 3.0, 1.0, beta=0.2),
         LossTerm("cross_entropy", 1.0),
     ]
 
@@ -64,9 +65,9 @@ def test_a_weighted_sum_may_hold_several_divergences():
 @pytest.mark.parametrize(
     ("settings", "term"),
     [
-        ("divergence: jsd, beta: 0.1", LossTerm("jsd", 0.7, 2.0, beta=0.1)),
-        ("divergence: skew_kl, skew: 0.3", LossTerm("skew_kl", 0.7, 2.0, skew=0.3)),
-        ("divergence: skew_reverse_kl, skew: 0.3", LossTerm("skew_reverse_kl", 0.7, 2.0, skew=0.3)),
+        ("divergence: jsd, beta: 0.1", LossTerm("jsd", 0.7, 1.0, beta=0.1)),
+        ("divergence: skew_kl, skew: 0.3", LossTerm("skew_kl", 0.7, 1.0, skew=0.3)),
+        ("divergence: skew_reverse_kl, skew: 0.3", LossTerm("skew_reverse_kl", 0.7, 1.0, skew=0.3)),
     ],
 )
 def test_beta_and_skew_reach_the_loss(settings: str, term: LossTerm):

@@ -8,7 +8,9 @@ from tutelage.config import (
     Classification,
     CrossEntropyLoss,
     ForwardKlLoss,
+    Logit,
     RecipeError,
+    Shrink,
     Train,
     check_capabilities,
     expand_losses,
@@ -17,6 +19,7 @@ from tutelage.config import (
     num_trials,
     with_point,
 )
+from tutelage.config.training import FULL_LEARNING_RATE, LORA_LEARNING_RATE
 
 
 def test_the_frozen_recipe_loads_unchanged():
@@ -200,3 +203,9 @@ def test_every_training_option_can_be_set_and_no_other():
 
 def test_every_combination_of_the_frozen_recipe_is_defined():
     check_capabilities(load(FROZEN).recipe)
+
+
+def test_defaults_are_what_was_measured_as_best():
+    assert Shrink(layers=3).by == "first"
+    assert Logit(kind="logit").temperature == 1.0
+    assert (FULL_LEARNING_RATE, LORA_LEARNING_RATE) == (1e-4, 1e-3)

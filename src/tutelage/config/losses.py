@@ -28,7 +28,7 @@ class TeacherLoss(Section):
     """What every comparison with the teacher's signal has."""
 
     weight: Positive = Field(default=1.0, description="Factor of this term.")
-    temperature: Positive = Field(default=2.0, description="Softens both distributions.")
+    temperature: Positive = Field(default=1.0, description="Softens both distributions.")
 
 
 class ForwardKlLoss(TeacherLoss):

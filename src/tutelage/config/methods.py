@@ -74,7 +74,7 @@ class LogitPart(Section):
     """``alpha * CE(gold) + (1 - alpha) * D(teacher, student)``; D includes ``T^2`` (``T`` for total variation)."""
 
     signal: NonEmpty = Field(default="final_hidden", description=SIGNAL_HELP)
-    temperature: Positive = Field(default=2.0, description="Softens both distributions.")
+    temperature: Positive = Field(default=1.0, description="Softens both distributions.")
     # alpha = 1 would be plain fine-tuning with a temperature that nothing reads
     alpha: BelowOne = Field(default=0.3, description="Weight of the gold labels, from 0 to below 1.")
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation"] = Field(

@@ -12,6 +12,7 @@ from typing import Any
 from tutelage.errors import ConfigError, IntegrityError
 from tutelage.experiment.differences import differences
 from tutelage.experiment.stage import Context, Target, stage_key
+from tutelage.models.allocator import give_back_memory
 from tutelage.store import (
     Manifest,
     check_inputs,
@@ -181,6 +182,7 @@ class Graph:
         else:
             self._make(node, target)
         assert node.manifest() is not None, "a stage that was just committed is finished"
+        give_back_memory()  # the models of this node are gone; without this the process grows from arm to arm
         return True
 
     def _make(self, node: Node, target: Target) -> None:
