@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tutelage.errors import ModelError
-from tutelage.models.causal import causal_part
 from tutelage.losses.precision import sum_dtype
+from tutelage.models.causal import causal_part
 from tutelage.models.folder import one_line
 from tutelage.models.head import body_of, final_hidden, plain_model
 from tutelage.models.layer_config import cut_config

@@ -15,13 +15,13 @@ from tutelage.experiment.checks.look import Look
 from tutelage.experiment.checks.models import layers_can_be_cut, layers_can_be_read, quantised_models_can_be_read
 from tutelage.experiment.checks.names import run_names_differ
 from tutelage.experiment.checks.texts import texts_can_be_written
-from tutelage.experiment.checks.vocabulary import verbalisers_continue_prompts
 from tutelage.experiment.checks.training import (
     adapters_fit,
     devices_exist,
     rows_fit_positions,
     schedules_can_be_built,
 )
+from tutelage.experiment.checks.vocabulary import verbalisers_continue_prompts
 from tutelage.experiment.checks.workspace import workspace_is_usable
 from tutelage.experiment.stage import Context
 
