@@ -17,12 +17,10 @@ def main() -> None:
         from tutelage.cli.app import main as run_command
 
         run_command()
-    # Whatever ended a command that was asked to stop, that is why it ended.
-    except BaseException as end:
-        if not stop.requested:
-            raise
-        if not (isinstance(end, SystemExit) and end.code == PreemptedError.exit_code):  # else it has been said
-            sys.stderr.write(f"stopped: {stop.name} received; run the same command again to go on\n")
     finally:
         ignore_stop_signals()
-    raise SystemExit(PreemptedError.exit_code)
+        if stop.requested:  # whatever ended the command, that is why it ended
+            end = sys.exception()
+            if not (isinstance(end, SystemExit) and end.code == PreemptedError.exit_code):  # else it has been said
+                sys.stderr.write(f"stopped: {stop.name} received; run the same command again to go on\n")
+            raise SystemExit(PreemptedError.exit_code)
