@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
+from tutelage.models.autocast import mend_autocast
 from tutelage.models.causal import causal_part, inner_names, left_on_disk
 from tutelage.models.finite import require_finite
 from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
@@ -144,6 +145,7 @@ def load_model(
             model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
     if source.adapter is not None:
         model = merge_saved(model, Path(source.adapter))
+    mend_autocast(model)
     require_finite(model, source.name)
     choose_rope_by_row(model)
     model.config.name_or_path = ""  # a path of this machine has no place in what we save
