@@ -248,3 +248,18 @@ def test_the_sample_is_cut_by_the_digest_of_its_ids(monkeypatch, task, tmp_path)
     )
     assert keys(prepared, "test") == ordered[:8]
     assert prepared.info["licence"] == "MIT"
+
+
+def test_a_mistake_that_many_rows_make_is_said_once():
+    from tutelage.data.parse import raise_problems
+
+    same = [f"a.csv:{number}: there is no column 'text'" for number in range(2, 102)]
+    with pytest.raises(DataError) as caught:
+        raise_problems([*same, "a.csv:200: the text is empty"])
+    assert str(caught.value) == (
+        "a.csv:2, a.csv:3, a.csv:4 and 97 more rows: there is no column 'text'; a.csv:200: the text is empty"
+    )
+    with pytest.raises(DataError, match=r"^r:1: one; r:2: two; r:3: three ... and 2 more rows\.$"):
+        raise_problems(
+            [f"r:{number}: {word}" for number, word in enumerate(("one", "two", "three", "four", "five"), 1)]
+        )

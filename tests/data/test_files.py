@@ -72,7 +72,10 @@ def test_texts_of_a_plain_file_stand_between_blank_lines_or_on_lines(tmp_path):
 
 def test_bad_lines_are_all_counted_or_kept_as_problems(tmp_path):
     (tmp_path / "a.jsonl").write_text(CONTENTS[".jsonl"] + "{\n[1]\n{\n{\n{\n")
-    with pytest.raises(DataError, match=r"a\.jsonl:7 is not valid JSON.*a\.jsonl:8 holds a list.*and 2 more rows"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.jsonl:7, .*a\.jsonl:9, .*a\.jsonl:10 and 1 more row is not valid JSON.*a\.jsonl:8 holds a list",
+    ):
         load_records("a.jsonl", base_folder=tmp_path)
     loaded = load_records("a.jsonl", base_folder=tmp_path, rules=RowRules(skip_bad=True))
     assert sum(record.problem is not None for record in loaded.splits["train"]) == 5

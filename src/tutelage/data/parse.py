@@ -3,6 +3,7 @@
 In: a ``Loaded`` source and a task. Out: ``Example``s with stable keys.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tutelage.errors import DataError
 
 ID_COLUMNS = ("id", "idx")
 MAX_SHOWN_PROBLEMS = 3
+PLACE = re.compile(r".*?(:\d+|\[[^\]]*\])(?=:? )")  # how the readers name a row
 
 
 @dataclass
@@ -102,14 +104,31 @@ def skipped(problems: Sequence[str], *, skip_bad: bool) -> tuple[Counter[str], l
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Refuse a split that has rows which are not valid: all are counted, the first three shown.
+    """Refuse a split that has rows which are not valid: all are counted, each of the first three mistakes said once.
+
+    Args:
+        problems: Each a place (``FILE:LINE``, ``SOURCE:SPLIT[NUMBER]``) and what is wrong there.
 
     Raises:
         DataError: If there is a problem.
     """
-    if problems:
-        rest = f" ... and {len(problems) - MAX_SHOWN_PROBLEMS} more rows." if len(problems) > MAX_SHOWN_PROBLEMS else ""
-        raise DataError("; ".join(problems[:MAX_SHOWN_PROBLEMS]) + rest)
+    if not problems:
+        return
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        found = PLACE.match(problem)
+        place = found[0] if found else problem
+        places.setdefault(problem.removeprefix(place), []).append(place)
+    shown = list(places.items())[:MAX_SHOWN_PROBLEMS]
+    left = len(problems) - sum(len(found) for _, found in shown)
+    rest = f" ... and {left} more rows." if left else ""
+    raise DataError("; ".join(_listed(found) + mistake for mistake, found in shown) + rest)
+
+
+def _listed(places: Sequence[str]) -> str:
+    named = ", ".join(places[:MAX_SHOWN_PROBLEMS])
+    more = len(places) - MAX_SHOWN_PROBLEMS
+    return f"{named} and {more} more row{'s' * (more > 1)}" if more > 0 else named
 
 
 def id_column(records: Sequence[Record]) -> str | None:
