@@ -118,10 +118,15 @@ def test_a_finished_workspace_that_can_only_be_read_is_planned_listed_and_report
     assert planned.exit_code == 0, planned.output
     assert "note: runs/tiny cannot be written to" in planned.stdout
     assert RUN in cli("runs", "ls").stdout
-    shown = cli("report", "runs/tiny")
-    assert shown.exit_code == 0, shown.output
-    assert "Teacher" in shown.stdout
-    assert "`--to FOLDER` makes it elsewhere" in shown.stderr
+    for arguments in (["report", "runs/tiny"], COMMANDS["report"]):
+        shown = cli(*arguments)
+        assert shown.exit_code == 0, shown.output
+        assert "Teacher" in shown.stdout
+        assert "--to FOLDER` makes it" in shown.output
+    for source, settings in (("runs/tiny", []), ("tiny.yaml", [ONE_SEED])):
+        shown = cli("report", source, *settings, "--to", f"of_{source.replace('/', '_')}")
+        assert shown.exit_code == 0, shown.output
+        assert (Path(f"of_{source.replace('/', '_')}") / "report" / "report.html").is_file()
     assert "permission denied" in require_one_line(cli(*COMMANDS["run"]))
 
 

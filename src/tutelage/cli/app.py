@@ -176,7 +176,7 @@ def report(
     """Build the report of what is finished."""
     command = _command("report", [shown_path(source), *(overrides or [])], False, mode=mode)
     if not source.is_dir():
-        _run(source, overrides, mode=mode, only="report", until=None, control=False, command=command)
+        _run(source, overrides, mode=mode, only="report", until=None, control=False, command=command, report_to=to)
         return
     from tutelage.report import build_report
 
@@ -247,11 +247,14 @@ def _run(
     until: str | None,
     control: bool,
     command: str,
+    report_to: Path | None = None,
 ) -> None:
     from tutelage.experiment import footer, run_recipe
 
     loaded = load(recipe, overrides, mode)
-    outcome = run_recipe(loaded, only=only, until=until, control=control, show=paragraph, command=command)
+    outcome = run_recipe(
+        loaded, only=only, until=until, control=control, show=paragraph, command=command, report_to=report_to
+    )
     if outcome.table:
         say(outcome.table)
     for line in footer(outcome):

@@ -3,6 +3,7 @@
 In: a loaded recipe. Out: finished folders, a report.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tutelage.experiment.checks import require_sound
 from tutelage.experiment.closing import closing_lines
 from tutelage.experiment.graph import STAGES, Node
 from tutelage.experiment.nodes import RecipeGraph, open_graph
-from tutelage.store import folder_lock, sweep_temporaries, write_json
+from tutelage.store import folder_lock, is_writable, sweep_temporaries, write_json
 from tutelage.train.overall import RunProgress
 from tutelage.train.signals import preempted_by_signals
 
@@ -41,6 +42,7 @@ def run_recipe(
     control: bool = False,
     show: Callable[[str], None],
     command: str = "",
+    report_to: Path | None = None,
 ) -> Outcome:
     """Run every stage of a recipe that is not finished.
 
@@ -51,6 +53,7 @@ def run_recipe(
         control: Add the permuted-teacher control.
         show: Receives lines for the screen.
         command: How a user would start this again; recorded with every number.
+        report_to: Where ``only="report"`` writes; default the experiment's folder.
 
     Raises:
         ConfigError: If a stage's name is unknown, or an input of ``only`` is not finished.
@@ -64,7 +67,7 @@ def run_recipe(
     graph = open_graph(loaded, show=show, command=command, control=control)
     context, root = graph.context, graph.context.folders.root
     if wanted == ("report",):  # reads finished runs and writes only its own folder
-        page, table = report(graph)
+        page, table = report(graph, to=report_to)
         return _outcome(graph, page, table, began)
     with preempted_by_signals(), folder_lock(root):
         sweep_temporaries(root)
@@ -126,8 +129,12 @@ def _announce_choice(graph: RecipeGraph, node: Node) -> None:
                 graph.context.show(f"chose {method}: {run.run_id} (validation {search.metric} {score:.4f})")
 
 
-def report(graph: RecipeGraph) -> tuple[Path | None, str]:
+def report(graph: RecipeGraph, *, to: Path | None = None) -> tuple[Path | None, str]:
     """Build the report of the recipe's own finished runs, and return its page and a table for the screen.
+
+    Args:
+        graph: Of the recipe.
+        to: Where ``report/`` is written; default the experiment's folder. Without a page where that is read-only.
 
     Raises:
         DataError: If none is finished.
@@ -145,14 +152,18 @@ def report(graph: RecipeGraph) -> tuple[Path | None, str]:
             "`tutelage runs ls` shows what is there."
         )
     search = context.recipe.report.search
-    with context.timed("report", context.recipe.name):
+    audited = is_writable(folder)
+    with context.timed("report", context.recipe.name) if audited else contextlib.nullcontext():
         built = build_report(
             folder,
             question=context.recipe.report.question,
             command=context.command,
             runs=runs,
             search_folder=folder.parent / search if search else None,
+            to=to,
         )
+    if built.page is None:
+        context.show(f"{folder} cannot be written to, so no page was made; `tutelage report --to FOLDER` makes it")
     return built.page, built.terminal
 
 
