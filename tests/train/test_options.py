@@ -28,6 +28,7 @@ def test_the_option_list_is_a_visible_diff():
         "early_stopping_patience",
         "early_stopping_threshold",
         "logging_steps",
+        "report_to",
         "seed",
         "bf16",
         "fused",

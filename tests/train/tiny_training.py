@@ -98,7 +98,9 @@ def loss_on(rows):
 def run_tiny(folder: Path, kind="full", *, rows=None, module=None, teacher=True, evaluate=True, show=None, **changes):
     """Train a fresh tiny student in ``folder``; return the module and the result."""
     rows = tiny_rows() if rows is None else rows
-    train_arguments = {name: changes.pop(name) for name in ("resume", "run_key", "select_by") if name in changes}
+    train_arguments = {
+        name: changes.pop(name) for name in ("resume", "run_key", "select_by", "trackers") if name in changes
+    }
     terms = KD_TERMS if teacher else CE_TERMS
     module = DistillationModule(tiny_student(kind), terms) if module is None else module
     result = train(

@@ -22,7 +22,7 @@ from tutelage.config.base import (
     by_mode,
 )
 from tutelage.config.models import Device
-from tutelage.train.options import Scheduler
+from tutelage.train.options import Scheduler, Tracker
 
 # What a run takes when no rate is given: measured in docs/log.md (students cut from their teacher, adapted teachers).
 FULL_LEARNING_RATE = 1e-4
@@ -72,6 +72,9 @@ class Train(Section):
         default=0.001, description="What counts as a gain in the validation metric."
     )
     logging_steps: Count = Field(default=1, description="Log every so many steps.")
+    report_to: tuple[Tracker, ...] = Field(
+        default=(), description="Where live curves go besides the run's own logs; each needs its package."
+    )
     fused: Flag = Field(default=True, description="Loss in chunks through the head, where the model allows it.")
     packed: Flag = Field(
         default=False,

@@ -83,7 +83,8 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
     with TrainProgress(overall=context.overall) as progress:
         result = train(
             module, rows, objective.teachers, options,
-            folder=work, pad_id=data.pad_id, device=device, show=progress, run_key=target.key,
+            folder=work, curves=context.folders.root / "curves" / run.run_id,
+            pad_id=data.pad_id, device=device, show=progress, run_key=target.key,
             evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=data.metric,
         )  # fmt: skip
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]

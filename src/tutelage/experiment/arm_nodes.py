@@ -199,7 +199,7 @@ def run_part(context: Context, run: Run) -> dict[str, Any]:
         method = method_of(recipe, run)
         # settings that only decide when something is written do not make another run
         changes = {**recipe.train.model_dump(mode="json"), **method.train.model_dump(mode="json")}
-        part["train"] = {name: value for name, value in changes.items() if name != "save_steps"}
+        part["train"] = {name: value for name, value in changes.items() if name not in ("save_steps", "report_to")}
         part["method"] = method.model_dump(mode="json", exclude={"train", "grid"})
     return part
 

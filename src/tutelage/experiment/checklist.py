@@ -5,7 +5,7 @@ In: a loaded model. Out: a few lines, or an error.
 
 from typing import Any
 
-from tutelage.errors import ModelError
+from tutelage.errors import ModelError, NumericsError
 from tutelage.experiment.stage import Context
 
 
@@ -14,8 +14,9 @@ def show_checklist(context: Context, name: str, model: Any, tokenizer: Any, *, p
 
     Raises:
         ModelError: If one fails: what would follow is silently wrong numbers.
+        NumericsError: If it fails because the model's own logits are not finite.
     """
-    from tutelage.models.probe import prove_model
+    from tutelage.models.probe import NOT_FINITE, prove_model
 
     proof = f"{name}, packed" if packed else name
     if proof in context.proven:
@@ -26,6 +27,11 @@ def show_checklist(context: Context, name: str, model: Any, tokenizer: Any, *, p
             f"  {'ok  ' if result.passed else 'FAIL' if result.required else 'no  '} {result.name}: {result.detail}"
         )
     failed = [result for result in results if result.required and not result.passed]
+    if any(NOT_FINITE in result.detail for result in failed):
+        raise NumericsError(
+            f"{name}: {failed[0].detail}: its numbers overflow on the way. Compute in another precision "
+            "(`dtype: fp32`), or use another checkpoint."
+        )
     if failed:
         raise ModelError(
             f"{name} does not behave as the code needs: {failed[0].name}: {failed[0].detail}. {_remedy(failed)}"

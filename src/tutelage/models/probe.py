@@ -4,6 +4,7 @@ In: a model and its tokenizer. Out: a checklist with the figure behind every lin
 Six forwards of at most 12 tokens: 0.7 s in bfloat16 and 2 s in float32 for 135 M parameters on one busy core.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ HEAD_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 4e-3
 # Rows: other matrix shapes sum in another order through all layers (SmolLM2-135M: 1.3e-6 in float32,
 # 1.2 % in bfloat16; documents that do read each other: 79 %).
 ROW_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1.5e-2, torch.bfloat16: 6e-2}
+NOT_FINITE = "the model's own logits are not finite"  # no trait of an architecture
 LONG, SHORT = 7, 5  # tokens of the two probe documents: unequal, so that one is padded
 
 # What a forward raises when a layout is not supported by an architecture.
@@ -169,6 +171,8 @@ class _Probe:
         detail = (
             f"differs by {difference:.1e} of the largest logit, allowed {tolerance:.1e} in {dtype_name(self.dtype)}"
         )
+        if not math.isfinite(largest):
+            detail = f"{NOT_FINITE} in {dtype_name(self.dtype)}"
         return difference <= tolerance, detail  # a NaN is not <= anything
 
 

@@ -30,6 +30,7 @@ from tutelage.train.signals import StopRequest, stop_signals
 from tutelage.train.state import TrainResult
 from tutelage.train.step import Stepper
 from tutelage.train.teachers import Teacher, as_teachers
+from tutelage.train.trackers import LogWith, check_trackers, tracked
 from tutelage.types import StudentRow
 
 
@@ -47,6 +48,8 @@ def train(
     show: Show | None = None,
     resume: bool = True,
     run_key: str = "",
+    trackers: LogWith | None = None,
+    curves: Path | None = None,
 ) -> TrainResult:
     """Train the student; with ``evaluate`` it ends with its best weights, else with its last ones.
 
@@ -66,6 +69,8 @@ def train(
         device: Where to train; the CPU when None.
         show: Called after each step, for example a ``TrainProgress``.
         resume: Go on from the newest checkpoint, or return a finished run's weights. False starts anew.
+        trackers: Get every logged number as it comes; those that ``options.report_to`` names when None.
+        curves: Where trackers that write files put them; ``folder`` when None.
         run_key: What else identifies the run (its node key); a checkpoint of another key is refused.
 
     Raises:
@@ -85,7 +90,12 @@ def train(
     num_steps = options.num_steps(plan.steps_per_epoch)
     learner = make_learner(module, options, num_steps)
     identity = run_identity(module, rows, options, learner, run_key=run_key, select_by=select_by)
-    stepper = make_stepper(module, learner, rows, as_teachers(teacher), options, pad_id=pad_id)
+    if trackers is None:
+        check_trackers(options.report_to)
+        trackers = options.report_to
+    stepper = make_stepper(
+        module, learner, rows, as_teachers(teacher), options, pad_id=pad_id, trackers=trackers, curves=curves or folder
+    )
     run = Run(
         module=module,
         learner=learner,
@@ -97,9 +107,11 @@ def train(
         evaluate=evaluate,
         select_by=select_by,
         show=show,
+        log=stepper.accelerator.log,
     )
     module.train()
-    with stop_signals() as stop, contextlib.closing(run.journal):
+    curve = tracked(stepper.accelerator, name=folder.name, settings=options.as_dict())
+    with stop_signals() as stop, contextlib.closing(run.journal), curve:
         if run.restore(resume=resume):
             return run.result()
         while True:
@@ -159,6 +171,8 @@ def make_stepper(
     options: TrainOptions,
     *,
     pad_id: int,
+    trackers: LogWith = (),
+    curves: Path | None = None,
 ) -> Stepper:
     """Hand module and optimizer to accelerate, and nothing else.
 
@@ -173,6 +187,8 @@ def make_stepper(
         mixed_precision="no",  # autocast is ours; the environment must not add a second one
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # nor divide the loss
         step_scheduler_with_optimizer=False,
+        log_with=list(trackers),
+        project_dir=curves,
     )
     if accelerator.num_processes > 1:
         raise TrainingError(
@@ -205,7 +221,7 @@ def run_identity(
 ) -> str:
     """Digest what makes two runs the same: settings, rows, objective and trainable parameters."""
     settings = options.as_dict()
-    for name in ("save_steps", "save_weights"):  # when to write does not change what is computed
+    for name in ("save_steps", "save_weights", "report_to"):  # when and where to write does not change what is computed
         del settings[name]
     row_hash = hashlib.sha256()
     for row in rows:

@@ -22,6 +22,8 @@ Scheduler = Literal[
     "cosine_with_min_lr",
     "warmup_stable_decay",
 ]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+TRACKERS: tuple[str, ...] = get_args(Tracker)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 
@@ -62,6 +64,7 @@ class TrainOptions:
     early_stopping_patience: int | None = 3
     early_stopping_threshold: float = 0.001
     logging_steps: int = 1
+    report_to: tuple[str, ...] = ()
     seed: int = 42
     bf16: bool = False
     fused: bool = True
@@ -122,6 +125,7 @@ CHECKS = {
     "early_stopping_patience": (lambda v: v is None or _positive_int(v), "a whole number from 1, or none"),
     "early_stopping_threshold": (lambda v: _number(v, 0.0), "a number from 0"),
     "logging_steps": (_positive_int, "a whole number from 1"),
+    "report_to": (lambda v: set(v) <= set(TRACKERS), "any of " + ", ".join(TRACKERS)),
     "group_rows": (lambda v: v is None or (_positive_int(v) and v >= 3), "a whole number from 3, or none"),
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**32, "a whole number from 0, below 2**32"),
 }

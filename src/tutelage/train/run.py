@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,7 +39,9 @@ from tutelage.train.progress import StepRecord
 from tutelage.train.state import RunState, TrainResult, result_of
 from tutelage.train.step import StepMeans, Stepper
 
+CURVES = ("epoch", "loss_nats", "grad_norm", "learning_rate", "tokens")
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Log = Callable[[dict[str, Any], int], None]  # to trackers
 Show = Callable[[StepRecord], None]
 
 
@@ -56,6 +59,7 @@ class Run:
     evaluate: Evaluate | None
     select_by: str
     show: Show | None
+    log: Log = lambda values, step: None
 
     state: RunState = field(default_factory=RunState)
     saved: RunState | None = None
@@ -162,6 +166,10 @@ class Run:
             "targets": self.state.targets,
         }
         if self.state.step % self.options.logging_steps == 0 or self.state.step == self.num_steps:
+            numbers = {f"train/{name}": metrics[name] for name in CURVES} | {
+                f"train/{name}": value for name, value in means.parts.items()
+            }
+            self.log(numbers, self.state.step)
             self.journal.log_step(metrics, stepper.row_keys(step), num_tokens=step.num_tokens, seconds=seconds)
         if self.show is not None:
             mean_seconds = sum(self.step_seconds) / len(self.step_seconds)
@@ -202,6 +210,7 @@ class Run:
         )
         if is_best:
             self.best_weights = copy_weights(self.learner.parameters)
+        self.log({f"validation/{name}": float(value) for name, value in metrics.items()}, self.state.step)
         self.journal.log_evaluation(metrics, step=self.state.step, epoch=self.epoch)
 
     def save(self) -> None:

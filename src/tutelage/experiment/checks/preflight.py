@@ -20,6 +20,7 @@ from tutelage.experiment.checks.training import (
     devices_exist,
     rows_fit_positions,
     schedules_can_be_built,
+    trackers_are_installed,
 )
 from tutelage.experiment.checks.vocabulary import verbalisers_continue_prompts
 from tutelage.experiment.checks.workspace import workspace_is_usable
@@ -51,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     verbalisers_continue_prompts,
     devices_exist,
     schedules_can_be_built,
+    trackers_are_installed,
     adapters_fit,
     rows_fit_positions,
 )

@@ -25,6 +25,15 @@ def devices_exist(look: Look) -> Iterator[Finding]:
         yield from guarded(("train", "device"), lambda section=section: student_compute(look.recipe, section))
 
 
+def trackers_are_installed(look: Look) -> Iterator[Finding]:
+    """Look for the packages of the trackers that get live curves."""
+    from tutelage.train.trackers import check_trackers
+
+    for name, train in [("", look.recipe.train), *((name, each.train) for name, each in look.recipe.methods.items())]:
+        key: Key = ("methods", name, "train", "report_to") if name else ("train", "report_to")
+        yield from guarded(key, lambda train=train: check_trackers(train.report_to))
+
+
 def schedules_can_be_built(look: Look) -> Iterator[Finding]:
     """Build the learning-rate schedule of every method, at every grid point, for every student and task."""
     from tutelage.build import train_options
