@@ -187,7 +187,7 @@ def make_stepper(
         mixed_precision="no",  # autocast is ours; the environment must not add a second one
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # nor divide the loss
         step_scheduler_with_optimizer=False,
-        log_with=list(trackers),
+        log_with=list(trackers) or None,
         project_dir=curves,
     )
     if accelerator.num_processes > 1:
