@@ -44,7 +44,7 @@ REPORT_READERS = {"experiment", "launch", "cli"}
 ENTRIES = {"__init__": set(), "__main__": {"cli"}}  # the package's own two files
 
 MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 80
+MAX_FUNCTION_LINES = 100  # a loop that is read from top to bottom may be long
 FORBIDDEN_MODULE_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
