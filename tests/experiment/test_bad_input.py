@@ -56,7 +56,7 @@ def test_verbalisers_that_are_equal_only_as_token_ids(tmp_path, monkeypatch):
     # both words are unknown to the tiny tokenizer, so both are the same id
     recipe = edited(tmp_path, '{negative: " negative", positive: " positive"}', '{negative: " no", positive: " yes"}')
     result = tutelage(recipe, monkeypatch=monkeypatch)
-    check(result, recipe, code=USER_ERROR, words=("verbalisers", "' no'", "ids [2]"))
+    check(result, recipe, code=USER_ERROR, words=("verbalisers", "' no'", "[2]"), lines=7)
 
 
 def test_missing_file(tmp_path, monkeypatch):

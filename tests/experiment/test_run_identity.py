@@ -58,7 +58,7 @@ def test_all_six_results_lie_side_by_side_and_say_how_they_differ(changed):
     assert sorted(run.differs for run in found) == sorted(
         (
             "adapter.kind lora", "as most of this name", "learning_rate 0.001", "per_device_train_batch_size 8",
-            "select_by macro_f1", 'losses [{"beta": 0.25, "kind": "jsd", "temperature": 2.0, "weight": 1.0}]',
+            "select_by macro_f1", 'losses [{"beta": 0.25, "kind": "jsd", "temperature": 1.0, "weight": 1.0}]',
         )
     )  # fmt: skip
     assert all(read_manifest(run.folder) is not None for run in found)
