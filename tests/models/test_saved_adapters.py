@@ -117,7 +117,7 @@ def test_an_adapter_without_a_base_names_the_key(made, tmp_path):
         resolve_model("adapter", base_folder=tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"num_hidden_layers": 2}, {"num_hidden_layers": 6}], ids=str)
+@pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"num_hidden_layers": 2}], ids=str)
 def test_an_adapter_of_another_model_is_refused_and_never_applied_in_part(made, tmp_path, changes):
     root, *_ = made
     other = tiny_model()
