@@ -14,12 +14,13 @@ from tiny_experiment import Finished, write_experiment
 
 from tutelage.experiment import list_runs
 
-# One moment of every stage: before anything is visible, half-way, and after it is.
+# One moment of every stage that this experiment has: before anything is visible, half-way, and after it is.
 MOMENTS = (
     "prepare.before_rename",
     "adapt.manifest.before_fsync",
     "cache.shard.after_rename",
-    "train.before_manifest:4",
+    "score.before_rename",
+    "train.before_manifest:3",
     "report.before_rename",
 )
 SECONDS = 240
@@ -47,7 +48,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, s
 
 
 @pytest.mark.slow
-def test_killed_at_five_moments_the_same_command_ends_with_the_same_digests_and_table(
+def test_killed_at_six_moments_the_same_command_ends_with_the_same_digests_and_table(
     uninterrupted: tuple[dict[str, str], str], tmp_path: Path
 ):
     recipe = write_experiment(tmp_path)

@@ -117,7 +117,7 @@ def test_an_adapter_without_a_base_names_the_key(made, tmp_path):
         resolve_model("adapter", base_folder=tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"num_hidden_layers": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{"hidden_size": 16}, {"num_hidden_layers": 2}, {"num_hidden_layers": 6}], ids=str)
 def test_an_adapter_of_another_model_is_refused_and_never_applied_in_part(made, tmp_path, changes):
     root, *_ = made
     other = tiny_model()
@@ -125,6 +125,19 @@ def test_an_adapter_of_another_model_is_refused_and_never_applied_in_part(made, 
     type(other)(config).save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match=r"adapter.*`base`"):
         load(tmp_path, str(root / "adapter"), base="other")
+
+
+def test_an_adapter_of_the_first_layers_is_merged_where_it_says_so(made, tmp_path):
+    root, *_ = made
+    other = tiny_model()
+    config = type(other.config)(**{**other.config.to_dict(), "num_hidden_layers": 6, "layer_types": None})
+    type(other)(config).save_pretrained(tmp_path / "other")
+    shutil.copytree(root / "adapter", tmp_path / "adapter")
+    record(tmp_path / "adapter", layers_to_transform=[0, 1, 2, 3])
+    merged = dict(load(tmp_path, "adapter", base="other").named_parameters())
+    base = dict(load(tmp_path, "other").named_parameters())
+    changed = {name.split(".")[2] for name, weight in merged.items() if not torch.equal(weight, base[name])}
+    assert changed == {"0", "1", "2", "3"}
 
 
 def test_embeddings_that_were_saved_with_an_adapter_come_along(made, tmp_path):

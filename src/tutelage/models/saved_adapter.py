@@ -6,6 +6,7 @@ In: a folder with ``adapter_config.json`` and ``adapter_model.safetensors``, a l
 alone. Here an adapter is applied only where a recipe says so, it is merged at once, and all of it must fit.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
+LAYER = re.compile(r"\.(\d+)\.")  # the first number in a weight's name: "model.layers.3.self_attn.q_proj.lora_A"
 # Kinds that peft adds to the input or beside the layers, and cannot turn into plain weights.
 UNMERGEABLE = frozenset(
     {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT"}
@@ -86,6 +88,7 @@ def merge_saved(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     check_adapter(folder)
     try:
         stored = load_file(folder / ADAPTER_WEIGHTS)
+        _require_every_layer(model, stored, folder)
         _make_room(model, stored)
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights that do not fit: they are refused below
@@ -112,6 +115,21 @@ def _make_room(model: "PreTrainedModel", stored: Mapping[str, "Tensor"]) -> None
     base: Any = model
     if rows and max(rows) != base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(max(rows), mean_resizing=False)
+
+
+def _require_every_layer(model: "PreTrainedModel", stored: Mapping[str, "Tensor"], folder: Path) -> None:
+    """Refuse an adapter that ends before the model's last layer, unless it says which layers it was trained on.
+
+    An adapter that lists its modules layer by layer fits into any deeper model of the family without a missing weight.
+    """
+    layers = [int(found.group(1)) for name in stored if (found := LAYER.search(name))]
+    last = getattr(model.config.get_text_config(), "num_hidden_layers", 0) - 1
+    if layers and max(layers) < last and read_json_object(folder / ADAPTER_CONFIG).get("layers_to_transform") is None:
+        raise ModelError(
+            f"The adapter in {folder} belongs to another model than this {type(model).__name__}: its last layer is "
+            f"{max(layers)}, the model's is {last}. Name the model that it was trained on with `base`. Where it was "
+            f"trained on the first layers only, say so with `layers_to_transform` in its {ADAPTER_CONFIG}."
+        )
 
 
 def _require_whole(wrapped: Any, stored: Mapping[str, "Tensor"], folder: Path) -> None:
