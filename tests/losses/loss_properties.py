@@ -3,6 +3,8 @@
 In: a case and an implementation (a path of the package, or a deliberately wrong one). Out: nothing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,16 @@ BF16_MIN_COSINE = 0.999  # gradient with respect to the hidden states
 # Made of signs: an id whose p and q differ by less than the rounding turns round. Worst of 240 random problems: 0.991.
 BF16_MIN_COSINE_OF_SIGNS = 0.98
 NUM_REPEATS = 256  # draws behind a mean
+
+
+@contextmanager
+def named(*words: str) -> Iterator[None]:
+    """Say in a failure which of several cases of one test it was."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note("case: " + ", ".join(words))
+        raise
 
 
 def run(case: Case, implementation: Implementation, *, temperature=1.0, signal=None, weight=1.0):

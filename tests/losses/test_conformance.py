@@ -1,6 +1,8 @@
+from itertools import product
+
 import pytest
 from loss_cases import HEADS, PATHS, make_case
-from loss_properties import CHECKS
+from loss_properties import CHECKS, named
 
 from tutelage.errors import CapabilityError
 from tutelage.losses import CAPABILITIES
@@ -19,31 +21,31 @@ def distinct(capabilities):
             yield key, capability
 
 
-HELD = [
-    (key, name, head)
-    for key, capability in distinct(CAPABILITIES)
-    for name in capability.granted
-    for head in (HEADS if name in OF_THE_HEAD else ["softcap"])
-]
+HELD = [(key, name) for key, capability in distinct(CAPABILITIES) for name in capability.granted]
 DENIED = [(key, name) for key, capability in distinct(CAPABILITIES) for name in capability.denied]
+
+
+def heads_of(name):
+    return HEADS if name in OF_THE_HEAD else ["softcap"]
 
 
 def name_part(part):
     return "-".join(part) if isinstance(part, tuple) else part
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(("key", "name", "head"), HELD, ids=name_part)
-def test_a_granted_property_holds(key, name, head, path):
-    CHECKS[name](make_case(key, head=head), PATHS[path])
+@pytest.mark.parametrize(("key", "name"), HELD, ids=name_part)
+def test_a_granted_property_holds(key, name):
+    for head, path in product(heads_of(name), PATHS):
+        with named(head, path):
+            CHECKS[name](make_case(key, head=head), PATHS[path])
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("key", "name"), DENIED, ids=name_part)
-def test_a_denied_property_fails_its_check_and_says_why(key, name, path):
+def test_a_denied_property_fails_its_check_and_says_why(key, name):
     assert len(CAPABILITIES[key].denied[name]) > 10
-    with pytest.raises((AssertionError, CapabilityError)):
-        CHECKS[name](make_case(key), PATHS[path])
+    for path in PATHS:
+        with named(path), pytest.raises((AssertionError, CapabilityError)):
+            CHECKS[name](make_case(key), PATHS[path])
 
 
 def test_sources_that_promise_the_same_are_proven_once_and_no_other():

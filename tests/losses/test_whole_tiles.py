@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from loss_cases import PATHS, make_case
-from loss_properties import CHECKS
-from test_conformance import HELD, name_part
+from loss_properties import CHECKS, named
+from test_conformance import HELD, heads_of, name_part
 from torch._dynamo.exc import TorchDynamoException
 
 from tutelage.losses import fused, row_passes, whole_tiles
@@ -32,9 +32,11 @@ def whole_tiles_here(monkeypatch):
         yield taken
 
 
-@pytest.mark.parametrize(("key", "name", "head"), [held for held in HELD if takes(held[0])], ids=name_part)
-def test_a_granted_property_holds(key, name, head, whole_tiles_here):
-    CHECKS[name](make_case(key, head=head), PATHS["fused"])
+@pytest.mark.parametrize(("key", "name"), [held for held in HELD if takes(held[0])], ids=name_part)
+def test_a_granted_property_holds(key, name, whole_tiles_here):
+    for head in heads_of(name):
+        with named(head):
+            CHECKS[name](make_case(key, head=head), PATHS["fused"])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
