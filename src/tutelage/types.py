@@ -91,10 +91,35 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossSum:
-    """A loss over ``count`` supervised positions: ``total`` in nats, float32, not yet divided."""
+    """A loss over ``count`` supervised positions: ``total`` in nats, float32, not yet divided.
+
+    ``loss.mean.backward()`` is right where one call sees the whole optimizer step. Where gradients of several
+    micro-batches add up, divide each by the count of all of them: ``loss.over(num_items_in_batch).backward()``.
+    """
 
     total: Float[Tensor, ""]
     count: int
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss per position of this call alone; 0 where there is none."""
+        return self.total / max(self.count, 1)
+
+    def over(self, count: int | Tensor | None) -> Tensor:
+        """Divide by the count of a whole optimizer step; None: by that of this call, as :attr:`mean` does.
+
+        Raises:
+            ValueError: If the step is said to hold fewer positions than this part of it.
+        """
+        if count is None:
+            return self.mean
+        if torch.as_tensor(count).ndim == 0 and int(count) < self.count:  # data parallelism scatters a vector
+            raise ValueError(
+                f"the optimizer step is said to count {int(count)} positions, this part of it alone has {self.count}; "
+                "expected the number over all micro-batches of the step: count the labels that are not ignored, after "
+                "the shift by one"
+            )
+        return self.total / torch.as_tensor(count, device=self.total.device).clamp(min=1).squeeze()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tutelage.errors import AlignmentError, CapabilityError
 from tutelage.losses.divergences import check_share
 from tutelage.losses.events import check_temperature
 from tutelage.losses.fused import fused_sums
-from tutelage.losses.precision import no_autocast
+from tutelage.losses.precision import no_autocast, wide_dtype
 from tutelage.losses.registry import LOSSES
 from tutelage.losses.tiles import head_in_dtype
 from tutelage.types import (
@@ -88,9 +88,7 @@ def head_losses(
         total, sums = path(
             student_hidden_ND, head, labels_N, signal, terms=terms, compute_dtype=compute_dtype, **options
         )
-    count = labels_N.shape[0]
-    parts = {name: LossSum(term_sum.detach(), count) for name, term_sum in sums.items()}
-    return HeadLosses(objective=LossSum(total, count), parts=parts)
+    return _with_count(total, sums, labels_N.shape[0])
 
 
 def _plain_sums(
@@ -105,7 +103,40 @@ def _plain_sums(
     logits_NV = head_in_dtype(head, compute_dtype).logits(hidden_ND)
     if isinstance(signal, FinalHidden):
         signal = replace(signal, head=head_in_dtype(signal.head, compute_dtype))
-    total, sums = logits_NV.new_zeros(()), {}
+    return _sums_of_logits(logits_NV, labels_N, signal, terms=terms)
+
+
+def logits_losses(
+    student_logits_NV: Float[Tensor, "N V"],
+    labels_N: Int[Tensor, " N"],
+    signal: TeacherSignal | None,
+    *,
+    terms: Sequence[LossTerm],
+) -> HeadLosses:
+    """Sum the weighted losses of a method over logits that are already there: the plain path without a head.
+
+    Args:
+        student_logits_NV: Raw logits, any float dtype; upcast to float32. Gradients flow here only.
+        labels_N: Gold token ids.
+        signal: As in :func:`head_losses`.
+        terms: As in :func:`head_losses`.
+
+    Raises:
+        AlignmentError: If logits, labels and signal do not have the same number of positions.
+        CapabilityError: If a term is not defined for the signal.
+        ValueError: If the terms are empty, unknown or doubled, or a number is missing, out of range or not read.
+    """
+    _check_terms(terms, signal)
+    _check_positions(student_logits_NV, labels_N, signal, what="student logits")
+    with no_autocast(student_logits_NV.device):
+        total, sums = _sums_of_logits(student_logits_NV, labels_N, signal, terms=terms)
+    return _with_count(total, sums, labels_N.shape[0])
+
+
+def _sums_of_logits(
+    logits_NV: Tensor, labels_N: Tensor, signal: TeacherSignal | None, *, terms: Sequence[LossTerm]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    total, sums = logits_NV.new_zeros((), dtype=wide_dtype(logits_NV.dtype)), {}
     for term in terms:
         loss = LOSSES[term.kind]
         if loss.compares_with == "labels":
@@ -116,6 +147,11 @@ def _plain_sums(
         sums[term.name] = loss_sum.total
         total = total + term.weight * loss_sum.total
     return total, sums
+
+
+def _with_count(total: Tensor, sums: dict[str, Tensor], count: int) -> HeadLosses:
+    parts = {name: LossSum(term_sum.detach(), count) for name, term_sum in sums.items()}
+    return HeadLosses(objective=LossSum(total, count), parts=parts)
 
 
 def _check_terms(terms: Sequence[LossTerm], signal: TeacherSignal | None) -> None:
@@ -155,8 +191,10 @@ def _check_signal(kind: str, signal: TeacherSignal | None) -> None:
         )
 
 
-def _check_positions(hidden_ND: Tensor, labels_N: Tensor, signal: TeacherSignal | None) -> None:
-    nums = {"hidden states": hidden_ND.shape[0], "labels": labels_N.shape[0]}
+def _check_positions(
+    student: Tensor, labels_N: Tensor, signal: TeacherSignal | None, *, what: str = "hidden states"
+) -> None:
+    nums = {what: student.shape[0], "labels": labels_N.shape[0]}
     if isinstance(signal, DenseLogits):
         nums["teacher logits"] = signal.logits_NU.shape[0]
     elif isinstance(signal, FinalHidden):
