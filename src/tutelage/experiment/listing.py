@@ -5,6 +5,7 @@ In: a workspace folder. Out: plain rows for a table, one run's record, what dist
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,11 @@ def show_run(workspace: Path, name: str) -> ListedRun:
         DataError: If there is none, or several.
         IntegrityError: If it is damaged.
     """
-    runs = list_runs(workspace)
+    return find_run(list_runs(workspace), name, where=str(workspace))
+
+
+def find_run(runs: Sequence[ListedRun], name: str, *, where: str) -> ListedRun:
+    """Return the run of that name, as :func:`show_run` does, out of runs that were listed before."""
     found = [run for run in runs if name.rstrip("/") in run.names]
     if len(found) > 1:
         raise DataError(
@@ -78,7 +83,7 @@ def show_run(workspace: Path, name: str) -> ListedRun:
     if not found:
         known = ", ".join(run.folder.name for run in runs[:8]) or "none"
         raise DataError(
-            f"No finished run is called {name!r} in {workspace}. There are: {known}{' ...' if len(runs) > 8 else ''}"
+            f"No finished run is called {name!r} in {where}. There are: {known}{' ...' if len(runs) > 8 else ''}"
         )
     if found[0].damage:
         raise IntegrityError(f"{found[0].folder}: {found[0].damage}. Run the recipe again: the run is made anew.")

@@ -73,7 +73,7 @@ def kd_loss(
     Source:
         Hinton et al. 2015, arXiv:1503.02531; the divergences name theirs.
     """
-    terms = _terms(divergence, temperature, alpha=alpha, beta=beta, skew=skew)
+    terms = kd_terms(divergence, temperature=temperature, alpha=alpha, beta=beta, skew=skew)
     _check_kinds(student_logits, teacher, labels)
     _check_tensors(student_logits, teacher, labels)
     targets = _targets(student_logits, labels, shift=shift, ignore_index=ignore_index).flatten()
@@ -91,6 +91,36 @@ def kd_loss(
     if not math.isfinite(loss.total.item()):
         _refuse_infinity(logits_NV, labels_N, index_N, labels.shape)
     return loss
+
+
+def kd_terms(
+    divergence: str,
+    *,
+    temperature: float = 1.0,
+    alpha: float = DEFAULT_ALPHA,
+    beta: float | None = None,
+    skew: float | None = None,
+) -> list[LossTerm]:
+    """Return the weighted terms of :func:`kd_loss`, with its defaults.
+
+    Raises:
+        ValueError: If the divergence is unknown, or a setting is out of range or has no effect.
+    """
+    known = [name for name, loss in LOSSES.items() if loss.compares_with == "teacher"]
+    if divergence not in known:
+        raise ValueError(f"divergence is {divergence!r}; expected one of {', '.join(known)}")
+    if not 0 <= alpha < 1:
+        raise ValueError(
+            f"alpha is {alpha}; expected from 0 (the teacher alone) to below 1 (at 1 nothing would read the teacher: "
+            "use torch's cross_entropy)"
+        )
+    setting, given = LOSSES[divergence].setting, {"beta": beta, "skew": skew}
+    for name, share in given.items():
+        if share is not None and name != setting:
+            raise ValueError(f"{name} is {share}, and {divergence} does not read it; leave it out")
+    shares = {} if setting is None else {setting: DEFAULT_SHARES[setting] if given[setting] is None else given[setting]}
+    gold = [LossTerm("cross_entropy", alpha)] if alpha > 0 else []
+    return [*gold, LossTerm(divergence, 1 - alpha, temperature, **shares)]
 
 
 def topk_record(ids: Tensor, logprobs: Tensor, *, vocab_size: int, log_z: Mapping[float, Tensor] | None = None) -> TopK:
@@ -140,26 +170,6 @@ def _check_topk(ids_NK: Tensor, logprobs_NK: Tensor, vocab_size: int) -> None:
             "pass log-probabilities over the whole vocabulary (`torch.log_softmax(logits, -1).topk(k)`), not logits "
             "and not probabilities"
         )
-
-
-def _terms(
-    divergence: str, temperature: float, *, alpha: float, beta: float | None, skew: float | None
-) -> list[LossTerm]:
-    known = [name for name, loss in LOSSES.items() if loss.compares_with == "teacher"]
-    if divergence not in known:
-        raise ValueError(f"divergence is {divergence!r}; expected one of {', '.join(known)}")
-    if not 0 <= alpha < 1:
-        raise ValueError(
-            f"alpha is {alpha}; expected from 0 (the teacher alone) to below 1 (at 1 nothing would read the teacher: "
-            "use torch's cross_entropy)"
-        )
-    setting, given = LOSSES[divergence].setting, {"beta": beta, "skew": skew}
-    for name, share in given.items():
-        if share is not None and name != setting:
-            raise ValueError(f"{name} is {share}, and {divergence} does not read it; leave it out")
-    shares = {} if setting is None else {setting: DEFAULT_SHARES[setting] if given[setting] is None else given[setting]}
-    gold = [LossTerm("cross_entropy", alpha)] if alpha > 0 else []
-    return [*gold, LossTerm(divergence, 1 - alpha, temperature, **shares)]
 
 
 def _check_kinds(student_logits: object, teacher: object, labels: object) -> None:

@@ -42,6 +42,7 @@ class CachedTeacher:
             CapabilityError: If a temperature was not stored, or a top-k column covers too little of the
                 teacher's mass there.
         """
+        self.fingerprint = fingerprint
         self.column = column
         self.device = torch.device(device)
         self.reader = CacheReader(root, fingerprint, column)

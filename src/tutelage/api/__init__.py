@@ -1,0 +1,1 @@
+"""What the public names of ``tutelage`` are made of; see docs/python.md."""
