@@ -34,7 +34,7 @@ def test_the_recipe_for_own_rows_is_at_most_15_lines():
 def test_own_jsonl_rows_work(tmp_path: Path):
     recipe = write_own(tmp_path, RECIPE)
     write_reviews(tmp_path / "rows.jsonl", count=120)
-    done = run_tiny(recipe, *SMALL)
+    done = run_tiny(recipe, *SMALL, report=True)
     assert "KD1" in done.outcome.table
     assert done.outcome.report is not None
     assert done.outcome.report.is_file()

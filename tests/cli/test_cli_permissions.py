@@ -55,7 +55,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_experiment(tmp_path_factory.mktemp("denied"), recipe=text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(recipe.parent)
-        run_tiny(recipe, ONE_SEED)
+        run_tiny(recipe, ONE_SEED, report=True)
     (recipe.parent / ".env").write_text("NOT_OURS=1\n")
     return recipe.parent
 

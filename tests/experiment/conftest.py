@@ -15,7 +15,7 @@ def one_thread():
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tiny experiment, run once with its control; tests only read it."""
     torch.set_num_threads(1)
-    return run_tiny(write_experiment(tmp_path_factory.mktemp("tiny")), control=True)
+    return run_tiny(write_experiment(tmp_path_factory.mktemp("tiny")), report=True, control=True)
 
 
 STATE_SIGNALS = (

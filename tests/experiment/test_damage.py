@@ -54,7 +54,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     recipe = write_experiment(folder, recipe=recipe_with(METHODS, SIGNALS))
     run_tiny(recipe, ONE_SEED, until="shrink")
     shutil.copytree(folder / "runs", folder / "half")
-    done = run_tiny(recipe, ONE_SEED)
+    done = run_tiny(recipe, ONE_SEED, report=True)
     shutil.copytree(folder / "runs", folder / "whole")
     return Reference(recipe, folder / "half", folder / "whole", *said(done.root))
 
@@ -98,7 +98,7 @@ def outcome(reference: Reference, *, seed: int, half: bool, cut: bool) -> str:
     what = damage(rng, path, cut=cut)
     done = error = None
     try:
-        done = run_tiny(reference.recipe, ONE_SEED)
+        done = run_tiny(reference.recipe, ONE_SEED, report=True)
     except TutelageError as raised:
         error = raised
     if done is None:

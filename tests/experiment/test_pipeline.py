@@ -57,7 +57,7 @@ def test_adaptation_validation_and_test_rows_are_disjoint_from_the_distillation_
 
 def test_the_same_command_again_skips_everything(finished: Finished):
     before = {run.run_id: run.content_digest for run in list_runs(finished.root.parent)}
-    again = run_tiny(finished.recipe, control=True)
+    again = run_tiny(finished.recipe, report=True, control=True)
     assert not any(line.startswith(("train", "teach", "adapt", "prepare")) for line in again.lines)
     assert {run.run_id: run.content_digest for run in list_runs(finished.root.parent)} == before
     assert again.outcome.table == finished.outcome.table

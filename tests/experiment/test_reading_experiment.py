@@ -48,7 +48,7 @@ class Spy:
 def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         spy = Spy(patch)
-        return run_tiny(write_reading_experiment(tmp_path_factory.mktemp("reading"))), spy
+        return run_tiny(write_reading_experiment(tmp_path_factory.mktemp("reading")), report=True), spy
 
 
 @pytest.fixture(scope="module")

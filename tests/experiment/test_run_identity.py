@@ -32,7 +32,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory):
     plans, runs = {}, {}
     for change in CHANGES:
         plans[change] = plan_recipe(load_recipe(recipe, (ONE_SEED, change), environment={}))
-        runs[change] = run_tiny(recipe, ONE_SEED, change)
+        runs[change] = run_tiny(recipe, ONE_SEED, change, report=True)
     return first, plans, runs
 
 

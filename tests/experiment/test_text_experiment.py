@@ -25,7 +25,7 @@ SHORT = ("train.num_train_epochs=1", "methods={B0: {kind: baseline}}")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Finished:
-    return run_tiny(write_text_experiment(tmp_path_factory.mktemp("text")))
+    return run_tiny(write_text_experiment(tmp_path_factory.mktemp("text")), report=True)
 
 
 def items_of(finished: Finished, run_id: str):
