@@ -31,7 +31,8 @@ from tutelage.models.adapter import attach_lora, prepare_full
 from tutelage.models.chat import Stops, find_stops
 from tutelage.models.device import choose_device, choose_dtype
 from tutelage.models.generate import Decoding
-from tutelage.models.load import load_model, load_tokenizer
+from tutelage.models.load import load_model
+from tutelage.models.resize import grow_embeddings
 from tutelage.models.shrink import decoder_layers, drop_layers
 from tutelage.models.source import ModelSource, resolve_model
 from tutelage.teacher.signals import build_column
@@ -227,13 +228,14 @@ def student_compute(recipe: Recipe, student: Student) -> tuple[torch.device, tor
 def model_source(section: Teacher | Student, base_folder: Path) -> ModelSource:
     """Find the weights that a section names; a student without a `model` has none of its own."""
     assert section.model is not None, "the caller knows that the section names a model"
-    return resolve_model(
+    source = resolve_model(
         section.model,
         base_folder=base_folder,
         revision=section.revision,
         adapter_weights=section.adapter_weights,
         base=section.base,
     )
+    return replace(source, resize_embeddings=section.resize_embeddings)
 
 
 def teacher_source(recipe: Recipe, base_folder: Path) -> ModelSource:
@@ -242,17 +244,26 @@ def teacher_source(recipe: Recipe, base_folder: Path) -> ModelSource:
 
 
 def load_student(
-    source: ModelSource, section: Student, *, layers: tuple[int, ...] | None, device: torch.device, dtype: torch.dtype
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    source: ModelSource,
+    section: Student,
+    *,
+    layers: tuple[int, ...] | None,
+    num_ids: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> nn.Module:
     """Load a student as it is before training: layers left out, adapters attached.
 
-    A fully trained student keeps float32 parameters; under LoRA the frozen base is in ``dtype``.
+    A fully trained student keeps float32 parameters; under LoRA the frozen base is in ``dtype``. With
+    ``resize_embeddings`` it knows at least ``num_ids`` ids.
     """
     is_lora = isinstance(section.adapter, LoraAdapter)
     model = load_model(source, dtype=dtype if is_lora else torch.float32, device=device)
+    if section.resize_embeddings:
+        grow_embeddings(model, num_ids)
     if layers is not None:
         drop_layers(model, layers)
-    return prepare_student(model, section), load_tokenizer(source)
+    return prepare_student(model, section)
 
 
 def prepare_student(model: PreTrainedModel, section: Student) -> nn.Module:

@@ -1,5 +1,6 @@
 """Which items learn what the teacher wrote: an exact share, chosen by key and seed, with ends only where there were."""
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_experiment import WORDS, tiny_tokenizer
 
+from tutelage.align import Reader
 from tutelage.cache.sequences import Answer
 from tutelage.config import Classification
 from tutelage.data import ClassificationTask, Example, PreparedTask, WrittenAnswer
@@ -28,7 +30,7 @@ def task_data(num_items: int = 11) -> TaskData:
         {"kind": "classification", "data": {"source": "x.jsonl"}, "template": TEMPLATE, "verbalisers": VERBALISERS}
     )
     prepared = PreparedTask(task, {"train": examples}, {})
-    return TaskData(Mock(spec=Context), prepared, tiny_tokenizer(), len(WORDS), END, section)
+    return TaskData(Mock(spec=Context), prepared, tiny_tokenizer(), Reader("the model", len(WORDS), {}), END, section)
 
 
 DATA = task_data()
@@ -109,7 +111,7 @@ def test_a_share_that_is_no_item_is_refused():
 
 
 def test_an_id_that_the_model_lacks_is_refused():
-    small = TaskData(DATA.context, DATA.prepared, DATA.tokenizer, WORDS.index("bad"), END, DATA.section)
+    small = replace(DATA, reader=Reader("the model", WORDS.index("bad"), {}))
     with pytest.raises(AlignmentError, match="item-0"):
         mixed_rows(small, GOLD, answers(), share=1.0, seed=1)
 

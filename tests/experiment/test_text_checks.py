@@ -67,7 +67,7 @@ def test_a_template_that_never_ends_is_one_refusal_per_model(tmp_path, monkeypat
     monkeypatch.setattr(template_module, "SECONDS", 0.5)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}" + TEMPLATE
     refusals, _ = looked_at(tmp_path, template=endless)
-    assert refusals["tasks.chat.template"].startswith("The chat template cannot be used")
+    assert refusals["chat_template"].startswith("The chat template cannot be used")
 
 
 def test_control_tokens_unknown_tokens_and_the_date_are_said(tmp_path):

@@ -40,7 +40,7 @@ def test_plan_refuses_a_verbaliser_without_its_blank_with_the_line_to_paste(tmp_
     recipe = RECIPE.replace('negative: " negative"', "negative: negative")
     found = problems_of(write_with(tmp_path, byte_level(), recipe))
     assert found["tasks.sentiment.verbalisers"].endswith(
-        'Write: verbalisers: {negative: " negative", positive: " positive"} (Found with the teacher\'s tokenizer.)'
+        'Write: verbalisers: {negative: " negative", positive: " positive"} (Found with the tokenizer of the teacher.)'
     )
 
 

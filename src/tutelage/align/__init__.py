@@ -8,13 +8,15 @@ from tutelage.align.control_tokens import Encoded, control_tokens, encode_texts,
 from tutelage.align.keys import check_key
 from tutelage.align.layers import layer_pairs
 from tutelage.align.positions import logit_indices, row_places, token_index
-from tutelage.align.vocabulary import check_ids, check_same_tokenizer
+from tutelage.align.vocabulary import Reader, VocabularyDifference, check_ids, compare_vocabularies
 
 __all__ = [
     "Encoded",
+    "Reader",
+    "VocabularyDifference",
     "check_ids",
     "check_key",
-    "check_same_tokenizer",
+    "compare_vocabularies",
     "control_tokens",
     "encode_texts",
     "encode_with_offsets",

@@ -1,54 +1,99 @@
-"""Prove that student and teacher read one vocabulary.
+"""Prove that two tokenizers are of one family, and that rows use only tokens which both read alike.
 
-In: two tokenizers (anything with ``get_vocab``), token ids. Out: nothing when they agree, else an
-``AlignmentError`` with the first disagreement.
+In: two tokenizers (anything with ``get_vocab``), token ids. Out: ``VocabularyDifference``, or an ``AlignmentError``
+that counts what differs and names the first place.
 """
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from tutelage.errors import AlignmentError
 
+NUM_NAMED = 3  # tokens and rows that a message names
+
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """What this module needs of a tokenizer."""
+    """What this module needs of a tokenizer; its ``added_tokens_decoder`` too, where it has one."""
 
     def get_vocab(self) -> Mapping[str, int]:
         """Map every token to its id."""
         ...
 
 
-def check_same_tokenizer(student_tokenizer: Vocabulary, teacher_tokenizer: Vocabulary) -> None:
-    """Refuse two tokenizers whose token-to-id maps differ.
+@dataclass(frozen=True)
+class VocabularyDifference:
+    """How the vocabularies of two tokenizers of one family differ, by id."""
 
-    The sizes of the two output heads may differ by padding, as ``models.probe`` proves of every
-    model; the tokens may not.
+    num_shared: int  # ids that stand for the same token in both
+    only_first: Mapping[int, str]
+    only_second: Mapping[int, str]
+    renamed: Mapping[int, tuple[str, str]]  # reserved ids that the two call by other names
+
+    @property
+    def foreign_to_first(self) -> dict[int, str]:
+        """The second's tokens that the first does not have, or calls by another name."""
+        return dict(
+            sorted({**self.only_second, **{number: names[1] for number, names in self.renamed.items()}}.items())
+        )
+
+    @property
+    def foreign_to_second(self) -> dict[int, str]:
+        """The first's tokens that the second does not have, or calls by another name."""
+        return dict(sorted({**self.only_first, **{number: names[0] for number, names in self.renamed.items()}}.items()))
+
+
+def compare_vocabularies(first: Vocabulary, second: Vocabulary, *, names: tuple[str, str]) -> VocabularyDifference:
+    """Compare two tokenizers id by id; added tokens may differ, and either may have more tokens than the other.
+
+    Whether rows may be read with both is decided by the ids that the rows use.
 
     Args:
-        student_tokenizer: The student's tokenizer.
-        teacher_tokenizer: The teacher's tokenizer.
+        first: A tokenizer.
+        second: Another one.
+        names: What messages call the two, such as "student S1" and "the teacher".
 
     Raises:
-        AlignmentError: Names the differing token with the smallest id, and both its ids.
+        AlignmentError: If an id stands for two tokens which neither of them has added to its family's vocabulary.
     """
-    student_ids, teacher_ids = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-    if student_ids == teacher_ids:
-        return
-    differing = {token for token, _ in student_ids.items() ^ teacher_ids.items()}
-    first = min(differing, key=lambda token: (_smallest_id(token, student_ids, teacher_ids), token))
-    student_id, teacher_id = student_ids.get(first, "none"), teacher_ids.get(first, "none")
-    raise AlignmentError(
-        f"student and teacher tokenizers differ in {len(differing)} of {max(len(student_ids), len(teacher_ids))} "
-        f"tokens; the first is {first!r}: student id {student_id}, teacher id {teacher_id}; "
-        "expected equal token-to-id maps: choose a student and a teacher of one family"
+    own, other = _by_id(first), _by_id(second)
+    shared_ids = own.keys() & other.keys()
+    differing = {number: (own[number], other[number]) for number in shared_ids if own[number] != other[number]}
+    added = _added_ids(first) | _added_ids(second)
+    if len(differing) == len(shared_ids) or any(number not in added for number in differing):
+        raise _of_another_family(own, other, differing, names)
+    return VocabularyDifference(
+        num_shared=len(shared_ids) - len(differing),
+        only_first={number: own[number] for number in sorted(own.keys() - shared_ids)},
+        only_second={number: other[number] for number in sorted(other.keys() - shared_ids)},
+        renamed=dict(sorted(differing.items())),
     )
 
 
-def _smallest_id(token: str, *id_maps: Mapping[str, int]) -> int:
-    return min(id_map[token] for id_map in id_maps if token in id_map)
+def _by_id(tokenizer: Vocabulary) -> dict[int, str]:
+    return {number: token for token, number in tokenizer.get_vocab().items()}
+
+
+def _added_ids(tokenizer: Any) -> set[int]:
+    return {int(number) for number in getattr(tokenizer, "added_tokens_decoder", {})}
+
+
+def _of_another_family(
+    own: Mapping[int, str],
+    other: Mapping[int, str],
+    differing: Mapping[int, tuple[str, str]],
+    names: tuple[str, str],
+) -> AlignmentError:
+    first = min(differing or own.keys() | other.keys())
+    return AlignmentError(
+        f"The tokenizers of {names[0]} ({len(own):,} tokens) and of {names[1]} ({len(other):,} tokens) are of two "
+        f"families: of {len(own.keys() & other.keys()):,} ids that both have, {len(differing):,} stand for another "
+        f"token; the first is id {first}: {own.get(first)!r} and {other.get(first)!r}. Expected equal tokens but for "
+        "added ones: choose a student and a teacher of one family."
+    )
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:
@@ -67,5 +112,60 @@ def check_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:
     if foreign.size:
         raise AlignmentError(
             f"{where}: token id {int(flat[foreign[0]])} at index {int(foreign[0])}; expected ids from 0 to "
-            f"{vocab_size - 1}: the row was made with another tokenizer, make it again with this model's own"
+            f"{vocab_size - 1}: the model has no embedding for others. Make the row with this model's own tokenizer, "
+            "without tokens that were added to it after training."
         )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads rows which a tokenizer wrote, perhaps that of another model.
+
+    Attributes:
+        name: What messages call the model.
+        num_ids: How many ids have an embedding.
+        foreign: The writer's tokens that this model's own tokenizer lacks, or uses for something else.
+        remedy: What to do about rows that use them, for messages.
+    """
+
+    name: str
+    num_ids: int
+    foreign: Mapping[int, str]
+    remedy: str = "Remove these tokens from the data, or use another model."
+
+    def check(self, rows: Iterable[tuple[str, np.ndarray]], writer: Vocabulary) -> None:
+        """Refuse rows with ids that this model cannot read.
+
+        Args:
+            rows: What a row is called, and its ids.
+            writer: The tokenizer that wrote them; it names the tokens.
+
+        Raises:
+            AlignmentError: Counts the rows, and names the first of them and their tokens.
+        """
+        foreign = np.fromiter(self.foreign, dtype=np.int64, count=len(self.foreign))
+        rows_of: dict[int, list[str]] = {}
+        bad_rows = []
+        for where, ids in rows:
+            if not ids.size or (not foreign.size and int(ids.min()) >= 0 and int(ids.max()) < self.num_ids):
+                continue
+            unknown = np.unique(ids[(ids < 0) | (ids >= self.num_ids) | np.isin(ids, foreign)])
+            bad_rows += [where] * bool(unknown.size)
+            for number in unknown.tolist():
+                rows_of.setdefault(number, []).append(where)
+        if not rows_of:
+            return
+        tokens = _by_id(writer)
+        shown = ", ".join(
+            f"{tokens[number]!r} (id {number}, {_rows(len(own))})" if number in tokens else f"id {number}"
+            for number, own in list(rows_of.items())[:NUM_NAMED]
+        )
+        more = f" and {len(rows_of) - NUM_NAMED:,} more" if len(rows_of) > NUM_NAMED else ""
+        raise AlignmentError(
+            f"{_rows(len(bad_rows))} ({', '.join(bad_rows[:NUM_NAMED])}{', ...' * (len(bad_rows) > NUM_NAMED)}) with "
+            f"tokens that {self.name} does not have: {shown}{more}. {self.remedy}"
+        )
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"

@@ -103,6 +103,11 @@ class Teacher(Section):
     revision: NonEmpty | None = Field(default=None, description="Commit, tag or branch on the hub.")
     adapter_weights: AdapterWeights | None = ADAPTER_WEIGHTS
     base: NonEmpty | None = BASE
+    resize_embeddings: Flag = Field(
+        default=False,
+        description="Give it embeddings for tokens of its tokenizer that have none; each starts as the mean of the "
+        "others. False: rows that use such tokens are refused.",
+    )
     licence: NonEmpty | None = Field(default=None, description="Licence to record, where the model does not state one.")
     adapt: Adapt | None = Field(default=None, description="Fit the teacher to a task first; null: take it as it is.")
 
@@ -134,7 +139,18 @@ class Student(Section):
     dtype: Precision = Field(
         default="auto", description="Compute precision; a fully trained student keeps float32 parameters."
     )
+    resize_embeddings: Flag = Field(
+        default=False,
+        description="Let it learn tokens that rows use and that its own tokenizer or embeddings lack; each starts as "
+        "the mean of the others. False: rows that use such tokens are refused.",
+    )
     gradient_checkpointing: Flag = Field(default=False, description="Recompute activations: less memory, more time.")
+
+    @model_validator(mode="after")
+    def _new_embeddings_are_trained(self) -> "Student":
+        if self.resize_embeddings and isinstance(self.adapter, LoraAdapter):
+            refuse([(("resize_embeddings",), "has no use beside `adapter: {kind: lora}`, which trains no embeddings")])
+        return self
 
     @model_validator(mode="after")
     def _revision_has_a_model(self) -> "Student":

@@ -50,6 +50,12 @@ class Recipe(Section):
     workspace: NonEmpty = Field(default="runs", description="Folder of all results, from the current folder.")
     teacher: Teacher = Field(description="The model that is distilled.")
     students: dict[Name, Student] = Field(min_length=1, description="The models that learn, by name.")
+    chat_template: NonEmpty = Field(
+        default="teacher",
+        description="Whose tokenizer, chat template and end of turn write every row, for teacher and students alike, "
+        "and are saved with every student: `teacher`, the name of a student with a `model` of its own, or a file with "
+        "a template for the teacher's tokenizer.",
+    )
     tasks: dict[Name, Task] = Field(min_length=1, description="What they learn, by name.")
     signals: tuple[Signal, ...] = Field(
         (FinalHiddenSignal(kind="final_hidden"),), description="What is kept of the teacher's pass."

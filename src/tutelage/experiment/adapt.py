@@ -11,6 +11,7 @@ from tutelage.experiment.graph import Node
 from tutelage.experiment.origin import adapted_name, model_identity
 from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_kinds import row_limits
+from tutelage.experiment.writer import writer_part
 from tutelage.store import write_json
 
 
@@ -44,6 +45,7 @@ def _part(context: Context, section: Adapt) -> dict[str, Any]:
         "adapt": section.model_dump(mode="json"),
         "dtype": teacher.dtype,
         "device": teacher.device,
+        **writer_part(context),
     }
     for task in section.tasks:
         where = "" if isinstance(section.task, str) else f"{task}."
@@ -70,6 +72,7 @@ def _make(context: Context, target: Target) -> None:
     from tutelage.build import adapt_options, attach_adapter, teacher_compute, teacher_source
     from tutelage.experiment.layers import check_layers
     from tutelage.experiment.task_data import open_task
+    from tutelage.experiment.writer import row_writer
     from tutelage.models.adapter import merge_adapter
     from tutelage.models.export import save_student
     from tutelage.models.load import load_model, load_tokenizer
@@ -84,9 +87,9 @@ def _make(context: Context, target: Target) -> None:
     check_layers(context)  # here too: a recipe that cannot end well should not cost an adaptation
     device, dtype = teacher_compute(context.recipe.teacher)
     source = teacher_source(context.recipe, context.base_folder)
-    tokenizer = load_tokenizer(source)
+    writer = row_writer(context, source)
     model = load_model(source, dtype=dtype, device=device)
-    tasks = [open_task(context, task, tokenizer, model) for task in section.tasks]
+    tasks = [open_task(context, task, writer, model) for task in section.tasks]
     rows = [row for data in tasks for row in data.rows(data.prepared.splits["adapt"], what="adapt", for_training=True)]
     context.show(f"adapt {source.name}: {section.max_steps} steps on {len(rows):,} rows of their own")
     torch.manual_seed(section.seed)
@@ -100,7 +103,7 @@ def _make(context: Context, target: Target) -> None:
         )  # fmt: skip
     merged = merge_adapter(module.student)  # type: ignore[arg-type]
     with stage_artifact(context, target, seconds={"train": result.seconds}) as temporary:
-        save_student(merged, tokenizer, temporary)
+        save_student(merged, load_tokenizer(source), temporary)
         facts = {"name": f"{source.name}, adapted to {' and '.join(section.tasks)}", "licence": source.licence}
         write_json(temporary / SOURCE_FILE, facts)
     context.discard_work(work)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.align import check_same_tokenizer
 from tutelage.build import load_student, student_compute, train_options
 from tutelage.config import Sequence, selection_metric
 from tutelage.data import read_prepared
@@ -21,17 +20,17 @@ from tutelage.evaluate import FIDELITY_SIGNALS, fidelity
 from tutelage.experiment.checklist import show_checklist
 from tutelage.experiment.matrix import Run, method_of
 from tutelage.experiment.objective import make_objective
-from tutelage.experiment.origin import student_source, taught_source
+from tutelage.experiment.origin import student_source
 from tutelage.experiment.sequence_rows import SequenceRows, sequence_rows
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_data import TaskData, open_task
 from tutelage.experiment.task_kinds import kind_of
 from tutelage.experiment.teach import Taught
+from tutelage.experiment.writer import row_writer
 from tutelage.models.adapter import merge_adapter
 from tutelage.models.export import count_parameters, save_student
 from tutelage.models.head import plain_model
-from tutelage.models.load import load_tokenizer
 from tutelage.store import write_json
 from tutelage.teacher import CachedTeacher
 from tutelage.train.loop import train
@@ -102,6 +101,7 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
     }
     if data.date is not None:
         record["date"] = data.date  # whoever uses the student later writes its prompts for that day
+    record["end_of_turn_id"] = data.end_of_turn_id
     if mixed is not None:
         record["sequences"] = mixed.counts | {"allowed": taught.facts["sequences"]["allowed"]}
     with stage_artifact(context, target, seconds={"train": result.seconds}) as temporary:
@@ -111,7 +111,7 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
             items = scorer.items(model, "test")
             scores["test"] = scorer.all_metrics(model, items)
             data.kind.write_items(temporary / "items.parquet", items)
-            save_student(model, data.tokenizer, temporary / "checkpoint")
+            save_student(model, data.tokenizer, temporary / "checkpoint", end_of_turn_id=data.end_of_turn_id)
         write_json(temporary / "run.json", record)
     context.discard_work(work)
     context.show(f"  {run.run_id}: {describe_scores(scores)}")
@@ -160,18 +160,14 @@ def open_student(
     """Load a student as it is before training, with its view of the task; ``packed`` rows need one more proof.
 
     Raises:
-        AlignmentError: If its tokenizer is not the teacher's, or a row holds an id that it does not know.
+        AlignmentError: If its tokenizer is of another family than the one that writes the rows.
     """
-    section = context.recipe.students[run.student]
-    source = student_source(context, run.student)
-    student, tokenizer = load_student(
-        source, section, layers=kept_layers(context, run.student), device=device, dtype=dtype
-    )
-    if section.model is not None:
-        check_same_tokenizer(tokenizer, load_tokenizer(taught_source(context)))
+    section, writer = context.recipe.students[run.student], row_writer(context)
+    source, layers = student_source(context, run.student), kept_layers(context, run.student)
+    student = load_student(source, section, layers=layers, num_ids=writer.num_ids, device=device, dtype=dtype)
     base: Any = plain_model(student)
-    show_checklist(context, f"student {run.student}", base, tokenizer, packed=packed)
-    return student, open_task(context, run.task, tokenizer, base)
+    show_checklist(context, f"student {run.student}", base, writer.tokenizer, packed=packed)
+    return student, open_task(context, run.task, writer, base, student=run.student)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tutelage.experiment.origin import Origin
 from tutelage.experiment.stage import Context, Target
 from tutelage.experiment.task_kinds import limits
 from tutelage.experiment.teach import FACTS_FILE, taught_of
+from tutelage.experiment.writer import writer_part
 from tutelage.store import read_input
 
 FIDELITY_SIGNALS = ("final_hidden", "topk")  # evaluate/fidelity.py, which imports torch
@@ -194,7 +195,13 @@ def run_part(context: Context, run: Run) -> dict[str, Any]:
     part["evaluate"]["select_by"] = selection_metric(recipe.evaluate.select_by, recipe.tasks[run.task])
     part |= limits(recipe.tasks[run.task])
     if run.kind != "teacher":
-        part["student"] = recipe.students[run.student].model_dump(mode="json")
+        section = recipe.students[run.student]
+        # a key that is not used leaves no trace; rows of a student with another model are written by the teacher's
+        # tokenizer since such runs say so
+        unused = set() if section.resize_embeddings else {"resize_embeddings"}
+        part["student"] = section.model_dump(mode="json", exclude=unused)
+        part |= {"rows": "one writer"} if section.model is not None else {}
+    part |= writer_part(context)
     if run.kind not in ("teacher", "untouched"):
         method = method_of(recipe, run)
         # settings that only decide when something is written do not make another run

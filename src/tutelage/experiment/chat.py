@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.build import teacher_compute
+from tutelage.build import model_source, teacher_compute
 from tutelage.data import ClassificationTask, TextTask, Turn
 from tutelage.data.prompts import opening_ids, plain_ids
 from tutelage.data.texts import ASSISTANT, USER
 from tutelage.errors import AlignmentError, DataError
 from tutelage.experiment.predict import answer_prompts, prompt_ids, stops_of
-from tutelage.experiment.students import FinishedStudent, read_record
+from tutelage.experiment.students import FinishedStudent, read_record, reader_alone
 from tutelage.models.chat import Stops, find_stops
-from tutelage.models.load import end_of_turn_id, load_model, load_tokenizer
+from tutelage.models.load import load_model
 from tutelage.models.source import resolve_model
 from tutelage.store import check_inputs
 from tutelage.store.manifest import require_manifest
@@ -106,7 +106,9 @@ def open_teacher(folder: Path, student: FinishedStudent) -> FinishedStudent:
         check_inputs(path)
         source = resolve_model(str(path.resolve()), base_folder=Path())
     else:
-        source = resolve_model(recipe.teacher.model, base_folder=Path(), revision=recipe.teacher.revision)
-    model, tokenizer = load_model(source, dtype=dtype, device=device), load_tokenizer(source)
-    data = replace(student.data, tokenizer=tokenizer, end_of_turn_id=end_of_turn_id(tokenizer, model.config))
+        source = model_source(recipe.teacher, Path())
+    model = load_model(source, dtype=dtype, device=device)
+    data = replace(
+        student.data, reader=reader_alone(model)
+    )  # it reads what the student's tokenizer writes, as it taught
     return FinishedStudent("teacher", data, model, device, is_bf16=False)

@@ -29,6 +29,7 @@ from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context
 from tutelage.experiment.stored import StoredTask, open_stored, require_fingerprints
 from tutelage.experiment.teach import signal_columns_of
+from tutelage.experiment.writer import row_writer
 from tutelage.models.load import load_config
 from tutelage.models.shrink import choose_layers
 from tutelage.report.figures_frontier import draw_frontier
@@ -187,7 +188,8 @@ def open_student(context: Context) -> tuple[torch.nn.Module, dict[str, Any]]:
     elif section.shrink is not None or section.model is None:
         wanted = section.shrink.layers if section.shrink is not None else max(2, num_layers // 2)
         layers, chosen_by = choose_layers(num_layers, wanted, by="even"), "even"
-    student, _ = load_student(source, section, layers=layers, device=device, dtype=torch.float32)
+    num_ids = row_writer(context).num_ids
+    student = load_student(source, section, layers=layers, num_ids=num_ids, device=device, dtype=torch.float32)
     described = f"{name} ({len(layers)} layers, by {chosen_by})" if layers is not None else name
     return student, {"student": described, "trainable": sum(p.numel() for p in student.parameters() if p.requires_grad)}
 

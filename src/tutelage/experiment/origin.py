@@ -33,6 +33,8 @@ def model_identity(context: Context, section: Teacher | Student) -> str:
 
     assert section.model is not None, "the caller knows that the section names a model"
     named = _identity(section.model, section.revision, context.base_folder)
+    if section.resize_embeddings:
+        named = value_digest({"model": named, "resize_embeddings": True})
     source = model_source(section, context.base_folder)
     if source.adapter is None and section.adapter_weights is None and source.base is None:
         return named

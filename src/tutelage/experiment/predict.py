@@ -216,8 +216,10 @@ def answer_prompts(
     """Write a greedy answer to every prompt, in batches.
 
     Raises:
-        AlignmentError: If a prompt leaves no room for an answer.
+        AlignmentError: If a prompt leaves no room for an answer, or holds tokens that the model has no embedding for.
     """
+    written_ids = ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts, start=1))
+    student.data.reader.check(written_ids, student.data.tokenizer)
     limit = getattr(student.model.config.get_text_config(), "max_position_embeddings", None)
     groups = reading_batches([len(prompt) + max_new_tokens for prompt in prompts], token_budget=student.token_budget)
     answers: dict[int, Prediction] = {}

@@ -54,12 +54,11 @@ def asked_date(context: Context, task_name: str) -> str | None:
     if not talks and all(signal.kind != "sequences" or signal.template == "raw" for signal in recipe.signals):
         return None
     from tutelage.build import model_source
-    from tutelage.models.load import load_tokenizer
+    from tutelage.experiment.writer import row_writer
     from tutelage.models.template import writes_date
 
-    models = [recipe.teacher, *(student for student in recipe.students.values() if student.model is not None)]
-    sources = [model_source(each, context.base_folder) for each in models]
-    asks = any(writes_date(load_tokenizer(source)) for source in sources)
+    writer = row_writer(context, model_source(recipe.teacher, context.base_folder))
+    asks = writes_date(writer.tokenizer)
     return datetime.date.today().isoformat() if asks else None
 
 

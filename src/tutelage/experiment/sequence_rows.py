@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from tutelage.cache.sequences import Answer
 from tutelage.data import WrittenAnswer
 from tutelage.errors import DataError
-from tutelage.experiment.origin import taught_source
 from tutelage.experiment.sequences import SPLIT, task_prompts
 from tutelage.experiment.task_data import TaskData
 from tutelage.experiment.teach import Taught, sequences_column_of
-from tutelage.models.load import load_tokenizer
 from tutelage.teacher.sequences import read_sequences
 from tutelage.types import StudentRow
 
@@ -83,16 +81,15 @@ def sequence_rows(
 def stored_answers(data: TaskData, taught: Taught) -> list[list[Answer]]:
     """Read what the teacher wrote to the training prompts: per example its samples.
 
-    The prompts are made again as in the teach stage, with the teacher's own tokenizer and chat template.
+    The prompts are made again as in the teach stage: one tokenizer and template write them for all.
 
     Raises:
         CacheError: If a prompt has no stored answers, or they are damaged.
     """
     column = sequences_column_of(taught.facts)
     assert column is not None, "a recipe with a method that reads sequences has the signal"
-    as_teacher = dataclasses.replace(data, tokenizer=load_tokenizer(taught_source(data.context)))
     room = data.max_length - column.max_new_tokens
-    prompts, _ = task_prompts(as_teacher, data.prepared.splits[SPLIT], chat=column.template != RAW, room=room)
+    prompts, _ = task_prompts(data, data.prepared.splits[SPLIT], chat=column.template != RAW, room=room)
     return read_sequences(data.context.folders.cache, taught.facts["fingerprint"], column, prompts)
 
 

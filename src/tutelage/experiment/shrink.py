@@ -8,6 +8,7 @@ import json
 from tutelage.experiment.graph import Node, known
 from tutelage.experiment.origin import Origin
 from tutelage.experiment.stage import Context, Target, stage_artifact
+from tutelage.experiment.writer import writer_part
 from tutelage.store import write_json
 
 NUM_INFLUENCE_ROWS = 64  # "a few rows": the order of the layers of the sample is stable from 32 on
@@ -26,6 +27,8 @@ def shrink_node(context: Context, student_name: str, prepared: Node, origin: Ori
     assert section.shrink is not None
     by_rows = section.shrink.by == "influence"
     part = {"shrink": section.shrink.model_dump(mode="json"), "model": section.model, "revision": section.revision}
+    if by_rows:
+        part |= writer_part(context)
     rows = {"prepared": prepared.digest} if by_rows else {}
     return Node(
         context,
@@ -52,18 +55,22 @@ def _make(context: Context, student_name: str, target: Target, task_name: str) -
     from tutelage.data import batch_to, collate, reading_batches
     from tutelage.experiment.origin import student_source
     from tutelage.experiment.task_data import open_task
-    from tutelage.models.load import load_model, load_tokenizer
+    from tutelage.experiment.writer import row_writer
+    from tutelage.models.load import load_model
+    from tutelage.models.resize import grow_embeddings
     from tutelage.models.shrink import choose_layers, decoder_layers, layer_influence
 
     section = context.recipe.students[student_name]
     assert section.shrink is not None
     source = student_source(context, student_name)
     device, dtype = student_compute(context.recipe, section)
-    tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device)
     influence = None
     if section.shrink.by == "influence":
-        data = open_task(context, task_name, tokenizer, model)
+        writer = row_writer(context)
+        if section.resize_embeddings:
+            grow_embeddings(model, writer.num_ids)
+        data = open_task(context, task_name, writer, model, student=student_name)
         rows = data.rows(data.prepared.splits["train"][:NUM_INFLUENCE_ROWS])
         groups = reading_batches([len(row.ids) for row in rows], token_budget=context.recipe.evaluate.token_budget)
         batches = [collate([rows[i] for i in group], pad_id=data.pad_id) for group in groups]

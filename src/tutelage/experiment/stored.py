@@ -86,7 +86,8 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
     """
     from tutelage.experiment.origin import taught_source
     from tutelage.experiment.task_data import view_task
-    from tutelage.models.load import load_config, load_tokenizer
+    from tutelage.experiment.writer import reader_of, row_writer
+    from tutelage.models.load import load_config
 
     context = recipe_context(loaded, show=show)
     unprepared = [task for task in context.recipe.tasks if ("prepare", task) not in context.found]
@@ -95,13 +96,13 @@ def open_stored(loaded: LoadedRecipe, *, show: Callable[[str], None]) -> list[St
             f"The rows of task {unprepared[0]!r} are not prepared for this recipe. Run `tutelage run {loaded.path} "
             "--until prepare`; `--until teach` asks the teacher too."
         )
-    source = taught_source(context)
-    tokenizer, config = load_tokenizer(source), load_config(source)
-    num_ids = config.get_text_config().vocab_size
+    writer = row_writer(context)
+    num_ids = load_config(taught_source(context)).get_text_config().vocab_size
+    if context.recipe.teacher.resize_embeddings:
+        num_ids = max(num_ids, writer.num_ids)
+    reader = reader_of(context, writer, None, num_ids=num_ids)
     return [
-        StoredTask(
-            task, context, view_task(context, task, tokenizer, config, num_ids=num_ids), task_fingerprint(context, task)
-        )
+        StoredTask(task, context, view_task(context, task, writer, reader), task_fingerprint(context, task))
         for task in context.recipe.tasks
     ]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tutelage.align import Reader
 from tutelage.build import classification_task, reading_task, student_compute, text_task
 from tutelage.config import Classification, LoadedRecipe, Reading, Recipe, make_recipe
 from tutelage.data import PreparedTask
@@ -90,9 +91,10 @@ def open_student(folder: Path) -> FinishedStudent:
     model, tokenizer = load_model(source, dtype=weights_dtype, device=device), load_tokenizer(source)
     loaded = LoadedRecipe(recipe, {}, folder / "recipe.yaml", [], "")
     context = Context(loaded, Folders(folder.parent.parent, folder.parent.name), show=_nothing, command="")
-    end = end_of_turn_id(tokenizer, model.config)
+    end = record.get("end_of_turn_id")
+    end = end_of_turn_id(tokenizer, model.config) if end is None else int(end)
     prepared = PreparedTask(task_of_section(task, recipe.tasks[task]), NO_ROWS, {"date": record.get("date")})
-    data = TaskData(context, prepared, tokenizer, _num_ids(model), end, recipe.tasks[task])
+    data = TaskData(context, prepared, tokenizer, reader_alone(model), end, recipe.tasks[task])
     return FinishedStudent(record["run_id"], data, model, device, dtype == torch.bfloat16)
 
 
@@ -123,8 +125,10 @@ def task_of_section(name: str, section: Any) -> Any:
     return text_task(name, section)
 
 
-def _num_ids(model: Any) -> int:
-    return int(model.get_input_embeddings().num_embeddings)
+def reader_alone(model: Any) -> Reader:
+    """Return a model that reads what people write; its tokenizer lies beside it."""
+    remedy = "Write the text without these tokens."
+    return Reader("this model", int(model.get_input_embeddings().num_embeddings), {}, remedy)
 
 
 def _nothing(line: str) -> None:

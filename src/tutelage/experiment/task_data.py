@@ -9,14 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tutelage.align import check_ids
+from tutelage.align import Reader
 from tutelage.config import selection_metric
 from tutelage.data import PreparedTask, Rows, WrittenAnswer, read_prepared
 from tutelage.data.counts import left_out_problems
 from tutelage.data.problems import DataProblemsError
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_kinds import TaskKind, kind_of
-from tutelage.models.load import end_of_turn_id
+from tutelage.experiment.writer import RowWriter, reader_of
 from tutelage.types import StudentRow
 
 
@@ -27,7 +27,7 @@ class TaskData:
     context: Context
     prepared: PreparedTask
     tokenizer: PreTrainedTokenizerBase
-    num_ids: int  # the model's embeddings
+    reader: Reader  # the model: which of the tokenizer's ids it can read
     end_of_turn_id: int
     section: Any  # the task's section of the recipe
     kind: TaskKind = field(init=False)
@@ -52,8 +52,9 @@ class TaskData:
 
     @property
     def pad_id(self) -> int:
-        """The token that fills a batch."""
-        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        """The token that fills a batch; 0 where the model has no embedding for the tokenizer's own: it is masked."""
+        found = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        return found if found < self.reader.num_ids else 0
 
     def rows(self, examples: Sequence[Any], *, what: str = "", for_training: bool = False) -> list[StudentRow]:
         """Return supervised rows; see :meth:`make_rows`."""
@@ -69,7 +70,7 @@ class TaskData:
 
         Raises:
             DataError: If a row has no target, or more rows are left out than the recipe allows.
-            AlignmentError: If a row holds an id that the model has no embedding for.
+            AlignmentError: If rows hold tokens that the model does not have.
         """
         return self._checked(self.usable_rows(examples, for_training=for_training), what)
 
@@ -111,13 +112,20 @@ class TaskData:
 
         Raises:
             DataError: If template and answer leave no room for a text.
-            AlignmentError: If a row holds an id that the model has no embedding for.
+            AlignmentError: If rows hold tokens that the model does not have.
         """
         return self._checked(self.kind.written_rows(self, examples, answers), what).rows
 
+    def require_readable(self, rows: Sequence[StudentRow], reader: Reader) -> None:
+        """Refuse rows with tokens that a model does not have.
+
+        Raises:
+            AlignmentError: Names rows and tokens.
+        """
+        reader.check(((f"row {row.item_key}", row.ids) for row in rows), self.tokenizer)
+
     def _checked(self, made: Rows, what: str) -> Rows:
-        for row in made.rows:
-            check_ids(row.ids, self.num_ids, f"row {row.item_key}")
+        self.require_readable(made.rows, self.reader)
         if made.num_shortened and what:
             self.context.show(f"  {what}: {made.num_shortened:,} texts were shortened to {self.max_length} tokens")
         if made.num_split and what:
@@ -128,31 +136,33 @@ class TaskData:
         return made
 
 
-def open_task(context: Context, task_name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> TaskData:
+def open_task(
+    context: Context, task_name: str, writer: RowWriter, model: PreTrainedModel, *, student: str | None = None
+) -> TaskData:
     """Read a prepared task for one model.
 
+    Args:
+        context: The run.
+        task_name: A key of ``tasks``.
+        writer: What writes the rows.
+        model: The model that reads them.
+        student: The student that it is; None: the teacher.
+
     Raises:
-        DataError: If the task does not fit this tokenizer, such as two verbalisers that it cannot tell apart.
+        DataError: If the task does not fit the tokenizer, such as two verbalisers that it cannot tell apart.
+        AlignmentError: If the model's own tokenizer is of another family than the one that writes the rows.
     """
-    num_ids = model.get_input_embeddings().num_embeddings
-    return view_task(context, task_name, tokenizer, model.config, num_ids=num_ids)  # type: ignore[arg-type]
+    num_ids = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    return view_task(context, task_name, writer, reader_of(context, writer, student, num_ids=num_ids))
 
 
-def view_task(
-    context: Context, task_name: str, tokenizer: PreTrainedTokenizerBase, model_config: Any, *, num_ids: int
-) -> TaskData:
-    """Read a prepared task for a model of which only tokenizer and config are loaded.
+def view_task(context: Context, task_name: str, writer: RowWriter, reader: Reader) -> TaskData:
+    """Read a prepared task for a model that need not be loaded.
 
     Raises:
         DataError: As :func:`open_task`.
     """
-    data = TaskData(
-        context,
-        read_prepared(context.input("prepare", task_name)),
-        tokenizer,
-        num_ids,
-        end_of_turn_id(tokenizer, model_config),
-        context.recipe.tasks[task_name],
-    )
+    prepared, section = read_prepared(context.input("prepare", task_name)), context.recipe.tasks[task_name]
+    data = TaskData(context, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
     data.kind.check(data)
     return data

@@ -17,6 +17,7 @@ from tutelage.experiment.graph import Node, known
 from tutelage.experiment.origin import Origin, taught_source
 from tutelage.experiment.stage import Context, Target, stage_artifact
 from tutelage.experiment.task_kinds import limits, taught_part
+from tutelage.experiment.writer import writer_part
 from tutelage.store import Manifest, read_manifest, write_json
 
 NUM_ADAPT_ROWS = 200  # enough to see a train/held-out gap of 5 points; scored in the same pass
@@ -112,6 +113,7 @@ def teach_node(context: Context, task_name: str, prepared: Node, origin: Origin)
             "device": recipe.teacher.device,
             **limits(recipe.tasks[task_name]),
             **taught_part(context, task_name),
+            **writer_part(context),
         },
         reads=lambda: known({"prepared": prepared.digest(), "teacher": origin.digest()}),
         place=lambda key: context.folders.stage("teach", task_name, key),
@@ -144,22 +146,24 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     from tutelage.experiment.checklist import show_checklist
     from tutelage.experiment.layers import check_layers
     from tutelage.experiment.task_data import open_task
-    from tutelage.models.load import load_model, load_tokenizer
+    from tutelage.experiment.writer import row_writer, students_can_read
+    from tutelage.models.load import load_model
 
     check_layers(context)
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
-    tokenizer = load_tokenizer(source)
+    writer = row_writer(context)
     model = load_model(source, dtype=dtype, device=device, read_only=True)
-    data = open_task(context, task_name, tokenizer, model)
-    show_checklist(context, source.name, model, tokenizer)
+    data = open_task(context, task_name, writer, model)
+    show_checklist(context, source.name, model, writer.tokenizer)
     lesson = Lesson(source, model, data, splits_to_teach(data.prepared.splits), device, dtype)
     made = {
         name: data.make_rows(examples, what=name, for_training=name in TRAINED_SPLITS)
         for name, examples in lesson.splits.items()
     }
     rows = {name: each.rows for name, each in made.items()}
-    for text in sample_rows_text(rows["train"], tokenizer):
+    students_can_read(context, writer, data, [row for made in rows.values() for row in made])
+    for text in sample_rows_text(rows["train"], writer.tokenizer):
         context.show(f"  row: {text}")
     facts, seconds = _teach(context, lesson, rows)
     facts["shortened"] = {name: each.num_shortened for name, each in made.items()}

@@ -26,13 +26,17 @@ LOGIT_TOLERANCE = 1e-2  # equal weights and settings give equal logits; rounding
 CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 
 
-def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+def save_student(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, end_of_turn_id: int | None = None
+) -> Path:
     """Write a model folder that ``from_pretrained`` reads; call it inside ``store.new_artifact``.
 
     Args:
         model: A plain model; merge an adapter first. Not changed.
         tokenizer: Written beside the weights.
         folder: Filled; made if missing.
+        end_of_turn_id: The token that ended the answers which it has learnt: whoever generates with the folder stops
+            there, whatever the model's own end token was. None: its own.
 
     Returns:
         ``folder``.
@@ -56,10 +60,22 @@ def save_student(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
                 f"No space left while writing {folder}. Free some space and run the same command."
             ) from error
         raise ModelError(f"Cannot write the weights to {folder}: {error}") from error
+    if end_of_turn_id is not None:
+        _end_answers_with(folder / "generation_config.json", model, end_of_turn_id)
     for name in CONFIG_FILES:
         _clear_private(folder / name)
     require_same(model, folder)
     return folder
+
+
+def _end_answers_with(path: Path, model: PreTrainedModel, end_of_turn_id: int) -> None:
+    """Put a token in front of the end tokens of a generation config, which is made where there is none."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    own = settings.get("eos_token_id", model.config.get_text_config().eos_token_id)
+    known = own if isinstance(own, list) else [] if own is None else [own]
+    ends = list(dict.fromkeys([end_of_turn_id, *known]))
+    if own is None or known != ends:
+        write_json(path, {**settings, "eos_token_id": ends if len(ends) > 1 else ends[0]})
 
 
 def require_same(model: PreTrainedModel, folder: Path) -> None:

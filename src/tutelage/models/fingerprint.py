@@ -72,6 +72,8 @@ def source_fingerprint(source: ModelSource, *, dtype: torch.dtype, extra: dict[s
     """
     source = seen(source)
     adapter = Path(source.adapter) if source.adapter is not None else None
+    if source.resize_embeddings:
+        extra = {**(extra or {}), "resize_embeddings": True}
     return model_fingerprint(
         local_folder(source), dtype=dtype, extra=extra, adapter=adapter, gguf_file=source.gguf_file
     )

@@ -34,6 +34,7 @@ from tutelage.models.finite import require_finite
 from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
 from tutelage.models.hub import is_reachable, why_not
 from tutelage.models.quantised import quantisation_of, refuse_training, require_kernels
+from tutelage.models.resize import grow_embeddings, num_token_ids
 from tutelage.models.rope import choose_rope_by_row
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter
@@ -145,6 +146,8 @@ def load_model(
             model.to(device)  # pyright: ignore[reportArgumentType]  # its decorator hides the signature
     if source.adapter is not None:
         model = merge_saved(model, Path(source.adapter))
+    if source.resize_embeddings:
+        grow_embeddings(model, num_token_ids(load_tokenizer(source)))
     mend_autocast(model)
     require_finite(model, source.name)
     choose_rope_by_row(model)
@@ -397,5 +400,5 @@ def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     reader: Any = tokenizer  # its methods reach the type checker through __getattr__
     ids = reader.encode(tail, add_special_tokens=False)
-    special = set(reader.all_special_ids) | set(reader.get_added_vocab().values())
+    special = (set(reader.all_special_ids) | set(reader.get_added_vocab().values())) - {reader.unk_token_id}
     return next((i for i in ids if i in special), None)

@@ -62,7 +62,8 @@ def prove_model(
     * ``padded``: a row padded on the right equals the row alone, and padding stays finite.
     * ``layers``: hidden states by layer number equal the model's own to the bit. Only signals of hidden states need it.
     * ``written``: prompts answered together get the logits of each alone; where not, they are answered one by one.
-    * ``vocabulary``: every id of the tokenizer has an embedding and a logit; what else the head holds is padding.
+    * ``vocabulary``: every id of the tokenizer has an embedding and a logit; what else the head holds is padding. Where
+      not, rows are refused that use such ids.
 
     Args:
         model: Plain or wrapped by ``peft``; run in evaluation mode, put back after.
@@ -206,4 +207,6 @@ def _vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ProbeRe
     read, written = int(embedding.weight.shape[0]), int(find_head(model).weight_VD.shape[0])
     largest = max(tokenizer.get_vocab().values())
     detail = f"largest token id {largest}, embeddings for {read}, output head for {written}"
-    return ProbeResult("vocabulary", largest < min(read, written), detail)
+    is_whole = largest < min(read, written)
+    beyond = "" if is_whole else ": rows that use a token without one are refused"
+    return ProbeResult("vocabulary", is_whole, detail + beyond, required=False)

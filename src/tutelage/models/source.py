@@ -32,6 +32,7 @@ class ModelSource:
     # What the recipe says about adapters; kept for hub ids, whose files are seen only when something is read.
     adapter_weights: AdapterWeights | None = None
     base: "ModelSource | None" = None
+    resize_embeddings: bool = False  # give tokens of its tokenizer embeddings that have none
 
     @property
     def folder(self) -> Path | None:

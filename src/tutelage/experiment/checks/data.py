@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from tutelage.experiment.checks.findings import Finding, Note, guarded
-from tutelage.experiment.checks.look import TEACHER, Look
+from tutelage.experiment.checks.look import Look
 
 SAMPLE_ROWS = 256  # enough to see a share of 5 %; all of them may take minutes
 
@@ -26,10 +26,10 @@ def rows_can_be_cut(look: Look) -> Iterator[Finding]:
 def rows_can_be_learnt(look: Look) -> Iterator[Finding]:
     """Turn a sample of every task's rows into tokens, as the stages will, and refuse where too many are left out."""
     for task in look.recipe.tasks:
-        prepared, data = look.prepared(task), _task_data(look, task)
+        prepared, data = look.prepared(task), look.task_data(task)
         if prepared is None or data is None:
             continue
-        samples = [_sample(prepared.splits[split]) for split in ("train", "test")]
+        samples = [rows_to_try(prepared.splits[split]) for split in ("train", "test")]
         yield from guarded(("tasks", task, "data"), partial(_use, data, samples))
 
 
@@ -38,16 +38,7 @@ def _use(data: Any, samples: Sequence[Sequence[Any]]) -> None:
         data.usable_rows(sample)
 
 
-def _task_data(look: Look, task: str) -> Any | None:
-    from tutelage.experiment.task_data import TaskData
-
-    prepared, tokenizer, config = look.prepared(task), look.teacher_tokenizer(), look.teacher_config()
-    if prepared is None or tokenizer is None or config is None:
-        return None
-    end = look.end_of_turn(task, TEACHER, tokenizer, config)
-    return None if end is None else TaskData(look.context, prepared, tokenizer, 0, end, look.recipe.tasks[task])
-
-
-def _sample(rows: Sequence[Any]) -> list[Any]:
+def rows_to_try(rows: Sequence[Any]) -> list[Any]:
+    """Return some rows from all over a split."""
     step = max(1, len(rows) // SAMPLE_ROWS)
     return list(rows[::step][:SAMPLE_ROWS])

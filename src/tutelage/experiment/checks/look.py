@@ -11,10 +11,10 @@ from tutelage.config import Recipe
 from tutelage.errors import TutelageError
 from tutelage.experiment.checks.findings import Key, Refusal, refusals
 from tutelage.experiment.stage import Context
+from tutelage.experiment.writer import RowWriter, row_writer
 from tutelage.models.source import ModelSource
 
 T = TypeVar("T")
-TEACHER = "the teacher"  # as a reader of rows, beside students with models of their own
 
 
 class Look:
@@ -101,12 +101,33 @@ class Look:
 
         return self.once(("tasks", task, "data"), "prepared", lambda: prepared_or_cut(self.context, task))
 
-    def end_of_turn(self, task: str, who: str, tokenizer: Any, config: Any) -> int | None:
-        """The token with which answers of a task end for one model."""
-        from tutelage.models.load import end_of_turn_id
+    def tokenizer_of(self, student: str | None) -> Any | None:
+        """A student's own tokenizer; None stands for the teacher."""
+        return self.teacher_tokenizer() if student is None else self.student_tokenizer(student)
 
-        where = ("tasks", task, "template")
-        return self.once(where, f"end of turn, {who}", lambda: end_of_turn_id(tokenizer, config))
+    def config_of(self, student: str | None) -> Any | None:
+        """A student's configuration; None stands for the teacher."""
+        return self.teacher_config() if student is None else self.student_config(student)
+
+    def writer(self) -> RowWriter | None:
+        """What writes the rows of every task, for the teacher and for all students."""
+        choice = self.recipe.chat_template
+        if choice in self.recipe.students and self.tokenizer_of(choice) is None:
+            return None  # said at that student
+        source = self.teacher_source() if self.teacher_tokenizer() is not None else None
+        return source and self.once(("chat_template",), "writer", lambda: row_writer(self.context, source))
+
+    def task_data(self, task: str) -> Any | None:
+        """A task's rows as they are written, for a model that reads every token."""
+        from tutelage.align import Reader
+        from tutelage.experiment.task_data import TaskData
+
+        prepared, writer = self.prepared(task), self.writer()
+        if prepared is None or writer is None:
+            return None
+        reader = Reader(writer.name, writer.num_ids, {})
+        section = self.recipe.tasks[task]
+        return TaskData(self.context, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
 
     def once(self, key: Key, what: str, read: Callable[[], T]) -> T | None:
         """Return what ``read`` returns, read once; None where it failed, with one refusal at ``key``."""

@@ -15,6 +15,7 @@ from tutelage.experiment.checks.look import Look
 from tutelage.experiment.checks.models import layers_can_be_cut, layers_can_be_read, quantised_models_can_be_read
 from tutelage.experiment.checks.names import run_names_differ
 from tutelage.experiment.checks.texts import texts_can_be_written
+from tutelage.experiment.checks.tokenizers import tokenizers_agree
 from tutelage.experiment.checks.training import (
     adapters_fit,
     devices_exist,
@@ -42,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     workspace_is_usable,
     run_names_differ,
     models_are_readable,
+    tokenizers_agree,
     rows_can_be_cut,
     rows_can_be_learnt,
     texts_can_be_written,

@@ -1,4 +1,4 @@
-"""Every model's tokenizer and chat template can write a task's rows, and what it makes of odd words is said.
+"""The tokenizer and chat template that write a task's rows can do so, and what they make of odd words is said.
 
 In: a ``Look``. Out: refusals where a template refuses rows, has no place for parts of them or never ends; notes on
 control tokens in words, on unknown tokens that are learnt, and on the day that a template writes.
@@ -10,32 +10,21 @@ from dataclasses import replace
 from typing import Any
 
 from tutelage.errors import TutelageError
-from tutelage.experiment.checks.findings import Finding, Note, Refusal, guarded
-from tutelage.experiment.checks.look import TEACHER, Look
+from tutelage.experiment.checks.findings import Finding, Note, guarded
+from tutelage.experiment.checks.look import Look
 
-MAX_ROWS = 300  # of a task, looked at by each tokenizer: a few seconds
+MAX_ROWS = 300  # of a task: a few seconds
 
 
 def texts_can_be_written(look: Look) -> Iterator[Finding]:
-    """Write some rows of every task with every tokenizer."""
+    """Write some rows of every task with the tokenizer that writes them all."""
     for task, section in look.recipe.tasks.items():
-        prepared = look.prepared(task)
-        if prepared is None:
+        data = look.task_data(task)
+        if data is None:
             continue
-        for who, tokenizer, config in _readers(look):
-            yield from _words(task, prepared, tokenizer)
-            if section.kind != "classification":
-                yield from _rows(look, task, who, prepared, tokenizer, config)
-
-
-def _readers(look: Look) -> Iterator[tuple[str, Any, Any]]:
-    """Yield every tokenizer that is read, with the model's configuration."""
-    own = [name for name, student in look.recipe.students.items() if student.model is not None]
-    found = [(TEACHER, look.teacher_tokenizer(), look.teacher_config())]
-    found += [(f"student {name}", look.student_tokenizer(name), look.student_config(name)) for name in own]
-    for who, tokenizer, config in found:
-        if tokenizer is not None and config is not None:
-            yield who, tokenizer, config
+        yield from _words(task, data.prepared, data.tokenizer)
+        if section.kind != "classification":
+            yield from _rows(look, task, data)
 
 
 def _words(task: str, prepared: Any, tokenizer: Any) -> Iterator[Finding]:
@@ -57,19 +46,13 @@ def _words(task: str, prepared: Any, tokenizer: Any) -> Iterator[Finding]:
         )
 
 
-def _rows(look: Look, task: str, who: str, prepared: Any, tokenizer: Any, config: Any) -> Iterator[Finding]:
-    from tutelage.data.counts import left_out_problems
-    from tutelage.experiment.task_data import TaskData
+def _rows(look: Look, task: str, data: Any) -> Iterator[Finding]:
     from tutelage.models.template import writes_date
 
-    section = look.recipe.tasks[task]
+    section, prepared, tokenizer = look.recipe.tasks[task], data.prepared, data.tokenizer
     where = ("tasks", task, "template")
     num_items = sum(map(len, prepared.splits.values()))
     sample = [item for items in prepared.splits.values() for item in items[: _share(len(items), num_items)]]
-    end = look.end_of_turn(task, who, tokenizer, config)
-    if end is None:
-        return
-    data = TaskData(look.context, prepared, tokenizer, 0, end, section)
     unfit = list(guarded(where, lambda: data.kind.check(data)))
     if unfit:
         own_name = ".".join(where)
@@ -77,16 +60,9 @@ def _rows(look: Look, task: str, who: str, prepared: Any, tokenizer: Any, config
         return
     try:
         made = data.kind.rows(data, sample, for_training=True)
-    except TutelageError as error:
-        if who != TEACHER:  # the teacher's rows have a check of their own
-            yield Refusal(where, f"{who}: {error}")
-        return
+    except TutelageError:
+        return  # said where rows are made
     if section.kind == "text":
-        if who != TEACHER:
-            for key, message in left_out_problems(made.left_out, len(sample), allowed=section.data.max_left_out):
-                yield Refusal(
-                    ("tasks", task, "data", *key), f"{who}, of {len(sample):,} rows that were tried: {message}"
-                )
         if writes_date(tokenizer) and section.template != "plain":
             yield Note(where, f"the chat template writes the date: {data.date or 'today, recorded by `prepare`'}")
         elif section.date is not None:

@@ -82,17 +82,16 @@ def _adapter_fits(adapter: LoraAdapter, model: Any | None, key: Key) -> Iterator
 
 def rows_fit_positions(look: Look) -> Iterator[Finding]:
     """Compare the longest rows with the positions of the teacher and of every student."""
-    models = [("the teacher", look.teacher_config(), look.teacher_tokenizer(), look.teacher_skeleton())]
+    models = [("the teacher", look.teacher_config(), look.teacher_skeleton())]
     for name, section in look.recipe.students.items():
         if section.model is not None:
-            tokenizer = look.student_tokenizer(name)
-            models.append((f"student {name}", look.student_config(name), tokenizer, look.student_skeleton(name)))
-    for name, config, tokenizer, model in models:
+            models.append((f"student {name}", look.student_config(name), look.student_skeleton(name)))
+    for name, config, model in models:
         limit = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
-        if not isinstance(limit, int) or tokenizer is None or getattr(config, "alibi", False):
+        if not isinstance(limit, int) or getattr(config, "alibi", False):
             continue
         for task, section in look.recipe.tasks.items():
-            longest = _longest_row(look, task, tokenizer, config) if section.max_length > limit else 0
+            longest = _longest_row(look, task) if section.max_length > limit else 0
             if longest > limit:
                 yield _beyond(("tasks", task, "max_length"), name, longest, limit, model)
 
@@ -108,18 +107,13 @@ def _beyond(key: Key, name: str, longest: int, limit: int, model: Any | None) ->
     )
 
 
-def _longest_row(look: Look, task: str, tokenizer: Any, config: Any) -> int:
+def _longest_row(look: Look, task: str) -> int:
     """Return the tokens of a task's longest row; 0 where rows cannot be made, which other checks say."""
-    from tutelage.experiment.task_data import TaskData
-    from tutelage.models.load import end_of_turn_id
-
-    prepared = look.prepared(task)
-    if prepared is None:
+    data = look.task_data(task)
+    if data is None:
         return 0
     try:
-        end = end_of_turn_id(tokenizer, config)
-        data = TaskData(look.context, prepared, tokenizer, len(tokenizer), end, look.recipe.tasks[task])
-        rows = [row for split in prepared.splits.values() if split for row in data.rows(split)]
+        rows = [row for split in data.prepared.splits.values() if split for row in data.usable_rows(split).rows]
     except TutelageError:
         return 0
     return max((len(row.ids) for row in rows), default=0)

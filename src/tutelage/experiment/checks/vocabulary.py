@@ -3,7 +3,7 @@
 In: a ``Look``. Out: refusals at verbalisers, methods and models, with the line to write instead.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ CLASS_SCORES = "class_scores"
 
 
 def verbalisers_continue_prompts(look: Look) -> Iterator[Finding]:
-    """Check the words of every classification with the tokenizers of teacher and students."""
+    """Check the words of every classification with the tokenizer that writes all rows."""
     from tutelage.build import classification_task
 
     for name, section in look.recipe.tasks.items():
@@ -24,11 +24,11 @@ def verbalisers_continue_prompts(look: Look) -> Iterator[Finding]:
         task, prepared = classification_task(name, section), look.prepared(name)
         examples = prepared.splits["train"] if prepared is not None else []
         prompts = [task.prompt(example) for example in examples[:8]]
-        first: dict[Finding, str] = {}
-        for whose, tokenizer in _tokenizers(look).items():
-            for finding in _words_of(look, task, prompts, tokenizer):
-                first.setdefault(finding, whose)
-        yield from (replace(each, message=f"{each.message} (Found with {whose}.)") for each, whose in first.items())
+        writer = look.writer()
+        if writer is None:
+            return
+        for finding in _words_of(look, task, prompts, writer.tokenizer):
+            yield replace(finding, message=f"{finding.message} (Found with the tokenizer of {writer.name}.)")
 
 
 def _words_of(look: Look, task: Any, prompts: list[str], tokenizer: Any) -> Iterator[Finding]:
@@ -60,12 +60,3 @@ def _readers_of_class_scores(look: Look) -> Iterator[str]:
         points = [with_point(method, point) for point in grid_points(method)]
         if any(CLASS_SCORES in signals_read(each).values() for each in points):
             yield name
-
-
-def _tokenizers(look: Look) -> Mapping[str, Any]:
-    """Return the tokenizers that can be read, by how a message calls them."""
-    named = {"the teacher's tokenizer": look.teacher_tokenizer()}
-    for student, section in look.recipe.students.items():
-        if section.model is not None:
-            named[f"the tokenizer of students.{student}"] = look.student_tokenizer(student)
-    return {whose: tokenizer for whose, tokenizer in named.items() if tokenizer is not None}
