@@ -93,7 +93,7 @@ def test_foreign_tokenizer(tmp_path, monkeypatch):
     words["fine"], words["dull"] = words["dull"], words["fine"]
     (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(vocabulary))
     check(
-        tutelage(recipe, monkeypatch=monkeypatch), recipe, code=USER_ERROR, words=("'dull'", "student id", "teacher id")
+        tutelage(recipe, monkeypatch=monkeypatch), recipe, code=USER_ERROR, words=("two families", "'dull' and 'fine'")
     )
 
 
