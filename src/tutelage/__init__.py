@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.api.training import make_row, train_rows
     from tutelage.errors import TutelageError
     from tutelage.losses.kd import kd_loss, topk_record
+    from tutelage.plugins import register_loss
     from tutelage.types import LossSum
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "make_row": "tutelage.api.training",
     "open_cache": "tutelage.api.caches",
     "plan": "tutelage.api.recipes",
+    "register_loss": "tutelage.plugins",
     "results": "tutelage.api.results",
     "run": "tutelage.api.recipes",
     "teach_rows": "tutelage.api.caches",
@@ -47,6 +49,7 @@ __all__ = [
     "make_row",
     "open_cache",
     "plan",
+    "register_loss",
     "results",
     "run",
     "teach_rows",

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.cache import Column
 from tutelage.config import Method, Recipe, Relation, expand_losses, state_weights
+from tutelage.config.losses import KINDS
 from tutelage.config.models import Adapt, LoraAdapter, Student, Teacher
 from tutelage.config.row_rules import RowSettings
 from tutelage.config.signals import HiddenSignal, PooledSignal, SampledSignal, SequencesSignal, Signal, TopKSignal
@@ -35,6 +36,7 @@ from tutelage.models.load import load_model
 from tutelage.models.resize import grow_embeddings
 from tutelage.models.shrink import decoder_layers, drop_layers
 from tutelage.models.source import ModelSource, resolve_model
+from tutelage.plugins import find_own_loss
 from tutelage.teacher.signals import build_column
 from tutelage.train.options import TrainOptions
 from tutelage.types import LossTerm, StateTerm
@@ -92,11 +94,17 @@ def loss_terms(method: Any) -> list[LossTerm]:
             kind=loss.kind,
             weight=loss.weight,
             temperature=getattr(loss, "temperature", 1.0),
-            beta=getattr(loss, "beta", None),
-            skew=getattr(loss, "skew", None),
+            beta=getattr(loss, "beta", None) if loss.kind in KINDS else None,
+            skew=getattr(loss, "skew", None) if loss.kind in KINDS else None,
+            settings=_own_settings(loss),
         )
         for loss in expand_losses(method)
     ]
+
+
+def _own_settings(loss: Any) -> tuple[tuple[str, Any], ...]:
+    own = None if loss.kind in KINDS else find_own_loss(loss.kind)
+    return () if own is None else tuple((name, getattr(loss, name)) for name in own.settings)
 
 
 def state_terms(method: Method, pairs: tuple[tuple[int, int], ...]) -> list[StateTerm]:

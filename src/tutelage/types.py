@@ -129,11 +129,12 @@ class LossTerm:
     ``beta`` belongs to ``jsd`` and ``skew`` to the skew losses: between 0 and 1 there, None elsewhere.
     """
 
-    kind: str  # a key of losses.LOSSES
+    kind: str  # a key of losses.LOSSES, or the name of a registered loss
     weight: float
     temperature: float = 1.0
     beta: float | None = None
     skew: float | None = None
+    settings: tuple[tuple[str, float | int | bool | str], ...] = ()  # of a loss that a user registered
 
     @property
     def name(self) -> str:

@@ -8,7 +8,8 @@ from recipe_texts import OWN_FILE, load, problems
 
 from tutelage.build import loss_terms
 from tutelage.config import check_capabilities, expand_losses, grid_points, teacher_temperatures, with_point
-from tutelage.config.methods import DIVERGENCES, Logit, LossSection
+from tutelage.config.losses import LossSection
+from tutelage.config.methods import DIVERGENCES, Logit
 from tutelage.errors import CapabilityError
 from tutelage.losses import LOSSES
 from tutelage.types import LossTerm

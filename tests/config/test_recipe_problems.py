@@ -150,7 +150,7 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
          "a kind occurs twice (cross_entropy, cross_entropy); join its terms into one"),
         ("methods.KD1={losses: [{kind: l2}]}", "methods.KD1.losses.0",
          "kind 'l2' is not known; expected one of cross_entropy, forward_kl, reverse_kl, jsd, skew_kl, "
-         "skew_reverse_kl, total_variation"),
+         "skew_reverse_kl, total_variation; a loss of your own is registered by a file under `plugins`"),
         ("methods.KD1.signal=final_hiden", "methods.KD1.signal",
          "'final_hiden' is not in `signals`; did you mean final_hidden?"),
         ("methods.untouched={kind: baseline}", "methods.untouched",

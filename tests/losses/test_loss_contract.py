@@ -14,7 +14,8 @@ from state_cases import make_state_case
 from state_oracles import STATE_ORACLES
 from test_state_conformance import HELD
 
-from tutelage.config.methods import Feature, LossSection, Relation
+from tutelage.config.losses import LossSection
+from tutelage.config.methods import Feature, Relation
 from tutelage.losses import CAPABILITIES, LOSSES, STATE_CAPABILITIES, STATE_LOSSES
 from tutelage.losses.forms import FORMS
 

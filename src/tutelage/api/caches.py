@@ -115,7 +115,7 @@ def open_cache(where: str | os.PathLike[str]) -> Cache:
     """
     path = Path(where)
     if path.is_file():
-        context = recipe_context(load(path, (), None), show=lambda line: None)
+        context = recipe_context(load(path, (), None, None), show=lambda line: None)
         found = [TeacherCache(context.folders.cache, each) for each in require_fingerprints(context).values()]
     else:
         found = find_caches(path)

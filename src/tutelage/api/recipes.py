@@ -4,7 +4,7 @@ In: a recipe's file and overrides. Out: a ``RecipePlan`` or a ``RecipeRun``, whi
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -70,7 +70,13 @@ class RecipeRun:
         return self.results._repr_html_() + link
 
 
-def plan(recipe: RecipeFile, *overrides: str, mode: str | None = None, control: bool = False) -> RecipePlan:
+def plan(
+    recipe: RecipeFile,
+    *overrides: str,
+    mode: str | None = None,
+    control: bool = False,
+    plugins: Sequence[str] = (),
+) -> RecipePlan:
     """Check a recipe and say what a run would do, without loading a model's weights.
 
     Args:
@@ -78,12 +84,13 @@ def plan(recipe: RecipeFile, *overrides: str, mode: str | None = None, control: 
         overrides: ``dotted.path=value``, later ones win.
         mode: fast or full.
         control: With the control whose teacher rows are permuted.
+        plugins: Which of the recipe's ``plugins`` may run here.
 
     Raises:
         RecipeError: Everything that is wrong with it, each with path, line and nearest match.
         CapabilityError: If a loss is not defined for its signal.
     """
-    return RecipePlan(plan_recipe(load(recipe, overrides, mode), control=control))
+    return RecipePlan(plan_recipe(load(recipe, overrides, mode, plugins), control=control))
 
 
 def run(
@@ -93,6 +100,7 @@ def run(
     only: str | None = None,
     until: str | None = None,
     control: bool = False,
+    plugins: Sequence[str] = (),
     show: Callable[[str], None] = print,
 ) -> RecipeRun:
     """Run a recipe; what is finished is skipped, what was stopped goes on.
@@ -104,6 +112,7 @@ def run(
         only: Run this stage alone: prepare, adapt, teach, shrink, score, trials, train or report.
         until: Stop after this stage.
         control: Add the control whose teacher rows are permuted.
+        plugins: Which of the recipe's ``plugins`` may run here.
         show: Receives each line of progress.
 
     Raises:
@@ -111,15 +120,17 @@ def run(
         TutelageError: Whatever a stage refuses.
         PreemptedError: If a signal asked to stop (Ctrl-C too); the same call goes on where it was.
     """
-    loaded = load(recipe, overrides, mode)
+    loaded = load(recipe, overrides, mode, plugins)
     outcome = run_recipe(loaded, only=only, until=until, control=control, show=show)
     folders = {folder.resolve() for folder in outcome.runs}
     own = [run for run in list_runs(Path(loaded.recipe.workspace)) if run.folder.resolve() in folders]
     return RecipeRun(outcome, Results(own))
 
 
-def load(recipe: RecipeFile, overrides: tuple[str, ...], mode: str | None) -> LoadedRecipe:
+def load(
+    recipe: RecipeFile, overrides: tuple[str, ...], mode: str | None, plugins: Sequence[str] | None
+) -> LoadedRecipe:
     """Load a recipe and check that its losses are defined."""
-    loaded = load_recipe(Path(recipe), overrides, mode=mode)
+    loaded = load_recipe(Path(recipe), overrides, mode=mode, plugins=plugins)
     check_capabilities(loaded.recipe)
     return loaded

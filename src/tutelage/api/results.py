@@ -78,7 +78,7 @@ def results(where: str | os.PathLike[str] = "runs") -> Results:
     """
     path = Path(where)
     if path.is_file():
-        recipe = load_recipe(path).recipe
+        recipe = load_recipe(path, plugins=None).recipe
         path = Path(recipe.workspace) / recipe.name
     if not path.is_dir():
         raise DataError(

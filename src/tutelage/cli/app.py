@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from tutelage import __version__
-from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, RecipeFile, load
+from tutelage.cli.arguments import OPTIONS, Json, Mode, Overrides, Plugins, RecipeFile, load
 from tutelage.cli.cache import cache
 from tutelage.cli.compare import compare
 from tutelage.cli.failures import EXIT_CODES, hide_secrets_in_tracebacks, reported_failures
@@ -128,12 +128,17 @@ def list_all(workspace: Workspace = Path("runs")) -> None:
 
 @app.command()
 def plan(
-    recipe: RecipeFile, overrides: Overrides = None, mode: Mode = None, control: Control = False, json: Json = False
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    mode: Mode = None,
+    control: Control = False,
+    plugin: Plugins = None,
+    json: Json = False,
 ) -> None:
     """Check a recipe and show what a run would do, what is finished and what it costs."""
     from tutelage.cli.plan import show_plan
 
-    show_plan(load(recipe, overrides, mode), control=control, as_json=json)
+    show_plan(load(recipe, overrides, mode, plugins=plugin, runs=True), control=control, as_json=json)
 
 
 @app.command()
@@ -160,10 +165,12 @@ def run(
     only: Only = None,
     until: Until = None,
     control: Control = False,
+    plugin: Plugins = None,
 ) -> None:
     """Run a recipe; what is finished is skipped, what was stopped goes on."""
-    command = _command("run", [shown_path(recipe), *(overrides or [])], control, mode=mode, only=only, until=until)
-    _run(recipe, overrides, mode=mode, only=only, until=until, control=control, command=command)
+    words = [shown_path(recipe), *(overrides or [])]
+    command = _command("run", words, control, plugins=plugin, mode=mode, only=only, until=until)
+    _run(recipe, overrides, mode=mode, only=only, until=until, control=control, command=command, plugins=plugin)
 
 
 @app.command()
@@ -172,11 +179,15 @@ def report(
     overrides: Overrides = None,
     mode: Mode = None,
     to: Annotated[Path | None, typer.Option(help="Write it into this folder; default the experiment's.")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Build the report of what is finished."""
-    command = _command("report", [shown_path(source), *(overrides or [])], False, mode=mode)
+    command = _command("report", [shown_path(source), *(overrides or [])], False, plugins=plugin, mode=mode)
     if not source.is_dir():
-        _run(source, overrides, mode=mode, only="report", until=None, control=False, command=command, report_to=to)
+        _run(
+            source, overrides, mode=mode, only="report", until=None, control=False, command=command, report_to=to,
+            plugins=plugin,
+        )  # fmt: skip
         return
     from tutelage.report import build_report
 
@@ -248,10 +259,11 @@ def _run(
     control: bool,
     command: str,
     report_to: Path | None = None,
+    plugins: list[str] | None = None,
 ) -> None:
     from tutelage.experiment import footer, run_recipe
 
-    loaded = load(recipe, overrides, mode)
+    loaded = load(recipe, overrides, mode, plugins=plugins, runs=True)
     outcome = run_recipe(
         loaded, only=only, until=until, control=control, show=paragraph, command=command, report_to=report_to
     )
@@ -266,8 +278,11 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _command(name: str, arguments: list[str] | None, control: bool, **options: str | None) -> str:
+def _command(
+    name: str, arguments: list[str] | None, control: bool, *, plugins: list[str] | None = None, **options: str | None
+) -> str:
     """Write the command down as a user would type it again."""
     flags = [part for option, value in options.items() if value for part in (f"--{option}", value)]
+    flags += [part for plugin in plugins or () for part in ("--plugin", plugin)]
     words = ["tutelage", name, *(arguments or []), *flags, *(["--control"] if control else [])]
     return without_tokens(shlex.join(words))

@@ -19,11 +19,24 @@ Overrides = Annotated[
     typer.Argument(help="Settings that replace the recipe's: train.learning_rate=2e-5", metavar="PATH=VALUE"),
 ]
 Mode = Annotated[str | None, typer.Option(help="fast or full; replaces the recipe's.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="A file of the recipe's `plugins` that may run; once for each.", metavar="FILE"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load(recipe: Path, overrides: list[str] | None, mode: str | None) -> Any:
+def load(
+    recipe: Path, overrides: list[str] | None, mode: str | None, *, plugins: list[str] | None = None, runs: bool = False
+) -> Any:
     """Load a recipe, print its warnings, and check that its losses are defined.
+
+    Args:
+        recipe: The file.
+        overrides: From the command line.
+        mode: From the command line.
+        plugins: Those that may run.
+        runs: Whether the command needs the recipe's own losses; one that only looks rows up does not.
 
     Raises:
         ConfigError: If it is not valid.
@@ -31,7 +44,7 @@ def load(recipe: Path, overrides: list[str] | None, mode: str | None) -> Any:
     """
     from tutelage.config import check_capabilities, load_recipe
 
-    loaded = load_recipe(recipe, overrides or [], mode=mode)
+    loaded = load_recipe(recipe, overrides or [], mode=mode, plugins=(plugins or []) if runs else None)
     for warning in loaded.warnings:
         warn(warning)
     check_capabilities(loaded.recipe)

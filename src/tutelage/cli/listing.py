@@ -29,7 +29,7 @@ def _recipe_rows(folder: Path) -> Iterator[tuple[str, ...]]:
 
     for path in sorted(path for each in RECIPE_FOLDERS for path in (folder / each).glob("*.yaml")):
         try:
-            recipe = load_recipe(path, environment={}).recipe
+            recipe = load_recipe(path, environment={}, plugins=None).recipe
         except RecipeError as error:
             count = len(error.problems)
             yield (

@@ -6,6 +6,7 @@ recipe leaves it to its caller.
 
 from tutelage.config.grid import grid_points, with_point
 from tutelage.config.methods import distribution_signal, expand_losses
+from tutelage.config.own_losses import UnregisteredLoss
 from tutelage.config.schema import Recipe
 from tutelage.config.signals import SampledSignal, TopKSignal
 from tutelage.errors import CapabilityError
@@ -25,6 +26,8 @@ def check_capabilities(recipe: Recipe) -> None:
             method = with_point(searched, point)
             signal = distribution_signal(method)
             for loss in expand_losses(method):
+                if isinstance(loss, UnregisteredLoss):
+                    continue
                 try:
                     check_capability(
                         source="none" if signal is None else "cached",

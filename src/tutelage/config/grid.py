@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tutelage.config.own_losses import unregistered_kept
+
 Path = tuple[str | int, ...]
 MethodType = TypeVar("MethodType", bound=BaseModel)
 NOT_SEARCHED = frozenset({"kind", "grid", "device"})
@@ -36,7 +38,8 @@ def with_point(method: MethodType, point: Mapping[str, Any]) -> MethodType:
     values = method.model_dump(exclude={"grid"}, exclude_unset=True)
     for path, value in point.items():
         _set(values, path.split("."), value)
-    return type(method).model_validate(values)
+    with unregistered_kept():  # the method was validated, with every loss of the user's registered where it must be
+        return type(method).model_validate(values)
 
 
 def searchable_paths(method: BaseModel) -> list[str]:

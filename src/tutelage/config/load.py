@@ -5,6 +5,7 @@ In: a path, overrides, variables. Out: ``LoadedRecipe``, or one error with every
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from tutelage.config.environment import ENV_FILE, PASSED_ON, environment_overrides, read_env_file
+from tutelage.config.losses import KINDS
 from tutelage.config.modes import DEFAULT_MODE, mode_of, resolve_modes
 from tutelage.config.overrides import COMMAND_LINE, Override, apply_override, parse_override
+from tutelage.config.own_losses import unregistered_kept
 from tutelage.config.problems import Path as Key
 from tutelage.config.problems import Place, Problem, RecipeError
 from tutelage.config.schema import Recipe
 from tutelage.config.translate import translate
 from tutelage.config.yaml_tree import MAX_BYTES, Tree, read_tree
 from tutelage.errors import ConfigError
+from tutelage.plugins import allow, load_plugin, own_loss_names
 from tutelage.store.secrets import TOKEN, secrets_of
 
 HAS_TOKEN = "holds what looks like an access token; put it into the variable HF_TOKEN, never into a recipe"
@@ -57,6 +61,7 @@ def load_recipe(
     *,
     environment: Mapping[str, str] | None = None,
     mode: str | None = None,
+    plugins: Sequence[str] | None = (),
 ) -> LoadedRecipe:
     """Read and validate a recipe; later sources win: file, ``.env``, environment, command line.
 
@@ -69,6 +74,8 @@ def load_recipe(
         overrides: ``dotted.path=value`` texts, in order.
         environment: Variables to read instead of the process's.
         mode: ``fast`` or ``full``; wins over everything else.
+        plugins: Which of the recipe's ``plugins`` may run here. None: none is run, and losses that they would register
+            are kept as they are written, for what only lists or looks a recipe up.
 
     Raises:
         RecipeError: Everything that is wrong, each with path, line and nearest match.
@@ -101,8 +108,10 @@ def load_recipe(
             applied.append(override)
 
     tree = resolve_modes(tree, mode_of(tree.values))
-    recipe, schema_problems = _validate(tree)
-    problems += schema_problems
+    unloaded = [] if plugins is None else _load_plugins(tree, plugins, path.resolve().parent)
+    with unregistered_kept() if unloaded or plugins is None else nullcontext():
+        recipe, schema_problems = _validate(tree)
+    problems += [*unloaded, *schema_problems]
     if recipe is None or problems:
         raise RecipeError(str(path), problems, secrets=secrets)
     if environment is None:
@@ -117,10 +126,34 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: Everything that is wrong with them.
     """
     tree = resolve_modes(Tree(dict(values)), mode_of(values))
-    recipe, problems = _validate(tree)
+    with unregistered_kept():
+        recipe, problems = _validate(tree)
     if recipe is None:
         raise RecipeError("The recipe", problems)
     return recipe
+
+
+def _load_plugins(tree: Tree, allowed: Sequence[str], folder: Path) -> list[Problem]:
+    """Run the plugins that the caller named; return why others, or these, cannot be used."""
+    written = tree.values.get("plugins") or ()
+    if isinstance(written, str) or not all(isinstance(entry, str) for entry in written):
+        return []  # the schema says so
+    found = list(allow(written, allowed, folder=folder))
+    paths = {path for _, path, _ in found}
+    for each in allowed:
+        if not paths & {Path(each).resolve(), (folder / each).resolve()}:
+            listed = f"lists {', '.join(written)}" if written else f"has none; add `plugins: [{each}]` to it"
+            raise ConfigError(f"--plugin {each} is not among the `plugins` of the recipe, which {listed}")
+    problems = [(number, reason) for number, _, reason in found if reason is not None]
+    for number, path, _ in found if not problems else ():
+        try:
+            load_plugin(path)
+        except ConfigError as error:
+            problems.append((number, str(error)))
+    clash = [name for name in own_loss_names() if name in KINDS]
+    if clash:
+        problems.append((0, f"registers {clash[0]!r}, which is a loss of the package; give it another name"))
+    return [Problem(("plugins", number), reason, tree.place(("plugins", number))) for number, reason in problems]
 
 
 def _read_text(path: Path) -> str:

@@ -3,11 +3,13 @@
 In: plain values of a recipe. Out: one record per loss, and ``DIVERGENCES`` by name.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import Field, Strict
+from pydantic import Field, SerializeAsAny, Strict, WrapValidator
 
 from tutelage.config.base import Positive, Section
+from tutelage.config.own_losses import validate_loss
 
 BETA_HELP = "The teacher's share of the mixture and weight of its KL, between 0 (forward KL) and 1 (reverse KL)."
 SKEW_HELP = "The compared side's own share of the mixture, between 0 (the plain KL) and 1."
@@ -86,4 +88,28 @@ DIVERGENCES: dict[str, type[TeacherLoss]] = {
 LossSection = (
     CrossEntropyLoss | ForwardKlLoss | ReverseKlLoss | JsdLoss | SkewKlLoss | SkewReverseKlLoss | TotalVariationLoss
 )
-Loss = Annotated[LossSection, Field(discriminator="kind")]
+
+
+@runtime_checkable
+class LossEntry(Protocol):
+    """What every entry of ``losses`` has, the package's and a user's."""
+
+    @property
+    def kind(self) -> str:
+        """The loss's name."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its factor."""
+        ...
+
+
+KINDS = frozenset({"cross_entropy", *DIVERGENCES})
+
+
+def _own_or_known(values: Any, known: Callable[[Any], Any]) -> Any:
+    return validate_loss(values, known, KINDS, TeacherLoss)
+
+
+Loss = SerializeAsAny[Annotated[LossSection, Field(discriminator="kind"), WrapValidator(_own_or_known)]]

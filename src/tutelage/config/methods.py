@@ -27,9 +27,10 @@ from tutelage.config.losses import (
     BetweenZeroAndOne,
     CrossEntropyLoss,
     Loss,
-    LossSection,
+    LossEntry,
     TeacherLoss,
 )
+from tutelage.config.own_losses import UnregisteredLoss
 from tutelage.config.training import TrainChanges
 
 SIGNAL_HELP = (
@@ -191,6 +192,8 @@ class Custom(_Searched):
     @model_validator(mode="after")
     def _signal_is_read(self) -> "Custom":
         kinds = [loss.kind for loss in self.losses]
+        if any(isinstance(loss, UnregisteredLoss) for loss in self.losses):
+            return self  # what it reads is not known
         reading = [loss.kind for loss in self.losses if isinstance(loss, TeacherLoss)]
         if reading and self.signal is None:
             refuse([(("signal",), f"missing, but {reading[0]} reads the teacher; name one of `signals`")])
@@ -223,7 +226,7 @@ def name_custom_methods(methods: Any) -> Any:
     }
 
 
-def expand_losses(method: Method) -> tuple[LossSection, ...]:
+def expand_losses(method: Method) -> tuple[LossEntry, ...]:
     """Return a method's loss terms over the targets; ``logit`` is CE at alpha and the divergence at 1 - alpha.
 
     A term of weight 0 (``alpha: 0``) is left out. Losses of hidden states are apart, see :func:`state_weights`.

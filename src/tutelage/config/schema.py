@@ -48,6 +48,11 @@ class Recipe(Section):
     mode: Literal["fast", "full"] = Field(default="full", description="Picks from every `{fast: .., full: ..}`.")
     seeds: Seeds = whole_section("Which random numbers.")
     workspace: NonEmpty = Field(default="runs", description="Folder of all results, from the current folder.")
+    plugins: tuple[NonEmpty, ...] = Field(
+        default=(),
+        description="Python files that register losses of your own, from the recipe's folder; each runs only where the "
+        "command names it too: `--plugin my_loss.py`.",
+    )
     teacher: Teacher = Field(description="The model that is distilled.")
     students: dict[Name, Student] = Field(min_length=1, description="The models that learn, by name.")
     chat_template: NonEmpty = Field(

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from tutelage.config.base import PROBLEMS, fields_by_key
 from tutelage.config.modes import MODES
 from tutelage.config.problems import Path, dotted
+from tutelage.plugins import own_loss_names
 
 MAX_SHOWN = 40  # characters of a found value
 MAX_PLACES = 3  # that a key may belong to
@@ -150,7 +151,10 @@ def _message(path: Path, entries: list[Any], root: type[BaseModel]) -> str:
         return f"has no kind; {_kinds(root, first['loc'])}"
     if kind == "union_tag_invalid":
         tag, expected = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "")
-        return f"kind {tag!r} is not known; " + (OTHER_PLACE.get(tag) or near_or_all(tag, expected.split(", ")))
+        is_loss = "losses" in path
+        known = [*expected.split(", "), *(own_loss_names() if is_loss else ())]
+        own = "; a loss of your own is registered by a file under `plugins`" if is_loss else ""
+        return f"kind {tag!r} is not known; " + (OTHER_PLACE.get(tag) or near_or_all(tag, known) + own)
     if isinstance(value, Mapping) and "served" in value:
         return LATER["served"]
     if kind not in EXPECTED:

@@ -28,6 +28,7 @@ from tutelage.experiment.task_data import TaskData, open_task
 from tutelage.experiment.task_kinds import kind_of
 from tutelage.experiment.teach import Taught
 from tutelage.experiment.writer import row_writer
+from tutelage.losses.registry import reads_labels
 from tutelage.models.adapter import merge_adapter
 from tutelage.models.export import count_parameters, save_student
 from tutelage.models.head import plain_model
@@ -89,7 +90,7 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
     model = merge_adapter(student) if section.adapter.kind == "lora" else student  # type: ignore[arg-type]
     scores: dict[str, Any] = {"validation": {data.metric: result.best_metric}}
     record = run_record(context, run, taught, options, scores, count_parameters(model))
-    reads_gold = any(term.kind == "cross_entropy" for term in module.terms) and run.kind != "pseudo"
+    reads_gold = any(reads_labels(term.kind) for term in module.head_terms) and run.kind != "pseudo"
     record |= {
         "steps": result.steps,
         "best_step": result.best_step,

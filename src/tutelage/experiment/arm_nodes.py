@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import selection_metric, signals_read, teacher_temperatures
+from tutelage.config import expand_losses, selection_metric, signals_read, teacher_temperatures
+from tutelage.config.losses import KINDS
 from tutelage.experiment.graph import Node, known
 from tutelage.experiment.matrix import (
     Run,
@@ -26,6 +27,7 @@ from tutelage.experiment.stage import Context, Target
 from tutelage.experiment.task_kinds import limits
 from tutelage.experiment.teach import FACTS_FILE, taught_of
 from tutelage.experiment.writer import writer_part
+from tutelage.plugins import find_own_loss
 from tutelage.store import read_input
 
 FIDELITY_SIGNALS = ("final_hidden", "topk")  # evaluate/fidelity.py, which imports torch
@@ -208,7 +210,16 @@ def run_part(context: Context, run: Run) -> dict[str, Any]:
         changes = {**recipe.train.model_dump(mode="json"), **method.train.model_dump(mode="json")}
         part["train"] = {name: value for name, value in changes.items() if name not in ("save_steps", "report_to")}
         part["method"] = method.model_dump(mode="json", exclude={"train", "grid"})
+        if own := own_digests(method):
+            part["plugins"] = own
     return part
+
+
+def own_digests(method: Any) -> dict[str, str]:
+    """Return the digest of the file behind every loss of a method that a user registered, by the loss's name."""
+    kinds = [loss.kind for loss in expand_losses(method) if loss.kind not in KINDS]
+    found = {kind: find_own_loss(kind) for kind in kinds}
+    return {kind: "not loaded" if own is None else own.source.digest[:16] for kind, own in found.items()}
 
 
 def validation_metric(folder: Path, metric: str) -> float:

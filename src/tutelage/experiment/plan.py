@@ -91,5 +91,6 @@ def _facts(loaded: LoadedRecipe, *, control: bool) -> dict[str, str]:
                 ),
             )
         ),
+        **({"plugins": ", ".join(recipe.plugins)} if recipe.plugins else {}),
         "workspace": str(Path(recipe.workspace) / recipe.name),
     }

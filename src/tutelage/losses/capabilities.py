@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tutelage.errors import CapabilityError
+from tutelage.plugins import OwnLoss, find_own_loss
 
 SOURCES = ("live", "cached", "served")
 SIGNALS = ("dense", "final_hidden", "topk", "sampled", "class_scores", "hidden", "pooled", "none")
@@ -149,6 +150,9 @@ def find_capability(*, source: str, signal: str, divergence: str) -> Capability:
     Raises:
         CapabilityError: If a name is unknown or the combination is not defined; the message says why.
     """
+    own = None if divergence in (*LABEL_DIVERGENCES, *TEACHER_DIVERGENCES) else find_own_loss(divergence)
+    if own is not None:
+        return _own_capability(own, source=source, signal=signal)
     for what, name, known in (
         ("divergence", divergence, LABEL_DIVERGENCES + TEACHER_DIVERGENCES),
         ("source", source, (*SOURCES, "none")),
@@ -163,6 +167,20 @@ def find_capability(*, source: str, signal: str, divergence: str) -> Capability:
     if (reason := REFUSALS.get((source, signal, divergence))) is not None:
         raise CapabilityError(f"{divergence} is not defined for signal {signal} from a {source} teacher: {reason}")
     return CAPABILITIES[source, signal, divergence]
+
+
+def _own_capability(own: OwnLoss, *, source: str, signal: str) -> Capability:
+    """Say what a loss that a user registered can read; nothing is proven of it."""
+    nothing: dict[str, str] = dict.fromkeys(PROPERTIES, "a loss of the user's own")
+    if own.reads == "labels":
+        return Capability("any", nothing)
+    found = _DISTRIBUTIONS.get((source, signal)) or CAPABILITIES.get((source, signal, "forward_kl"))
+    if own.reads == "logits" and signal not in ("dense", "final_hidden"):
+        found = None
+    if found is None:
+        expected = "final_hidden, which gives logits" if own.reads == "logits" else "final_hidden, topk or sampled"
+        raise CapabilityError(f"{own.name} cannot read signal {signal} from source {source}; name {expected}")
+    return Capability(found.temperatures, nothing)
 
 
 def check_capability(

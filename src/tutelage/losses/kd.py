@@ -120,7 +120,7 @@ def kd_terms(
             raise ValueError(f"{name} is {share}, and {divergence} does not read it; leave it out")
     shares = {} if setting is None else {setting: DEFAULT_SHARES[setting] if given[setting] is None else given[setting]}
     gold = [LossTerm("cross_entropy", alpha)] if alpha > 0 else []
-    return [*gold, LossTerm(divergence, 1 - alpha, temperature, **shares)]
+    return [*gold, LossTerm(divergence, 1 - alpha, temperature, beta=shares.get("beta"), skew=shares.get("skew"))]
 
 
 def topk_record(ids: Tensor, logprobs: Tensor, *, vocab_size: int, log_z: Mapping[float, Tensor] | None = None) -> TopK:

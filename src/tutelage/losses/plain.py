@@ -15,9 +15,11 @@ from tutelage.errors import AlignmentError, CapabilityError
 from tutelage.losses.divergences import check_share
 from tutelage.losses.events import check_temperature
 from tutelage.losses.fused import fused_sums
+from tutelage.losses.own import own_sum
 from tutelage.losses.precision import no_autocast, wide_dtype
 from tutelage.losses.registry import LOSSES
 from tutelage.losses.tiles import head_in_dtype
+from tutelage.plugins import OwnLoss, find_own_loss
 from tutelage.types import (
     ClassScores,
     DenseLogits,
@@ -54,7 +56,7 @@ def head_losses(
 
     ``sum_terms weight * LOSSES[kind](head(h), ..)``; the power of the temperature is part of each loss. N = 0 gives sum
     0 and count 0 with a connected graph. Both paths give the same numbers up to rounding; the fused one never holds
-    ``[N, V]``.
+    ``[N, V]``. With a loss that a user registered, the plain path is taken.
 
     Autocast is switched off inside: matrix products run in the head weight's dtype (float32 weights give float32
     logits also under autocast) or in ``compute_dtype``, everything else in float32 (float64 stays). A bfloat16 product
@@ -82,6 +84,7 @@ def head_losses(
     """
     _check_terms(terms, signal)
     _check_positions(student_hidden_ND, labels_N, signal)
+    fused = fused and all(term.kind in LOSSES for term in terms)  # a registered loss has no closed-form gradient
     with no_autocast(student_hidden_ND.device):
         path = fused_sums if fused else _plain_sums
         options = {"chunk": chunk} if fused else {}
@@ -138,8 +141,10 @@ def _sums_of_logits(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     total, sums = logits_NV.new_zeros((), dtype=wide_dtype(logits_NV.dtype)), {}
     for term in terms:
-        loss = LOSSES[term.kind]
-        if loss.compares_with == "labels":
+        loss = LOSSES.get(term.kind)
+        if loss is None:
+            loss_sum = own_sum(_registered(term.kind), term, logits_NV, labels_N, signal)
+        elif loss.compares_with == "labels":
             loss_sum = loss.compute(logits_NV, labels_N)
         else:
             settings = {} if loss.setting is None else {loss.setting: getattr(term, loss.setting)}
@@ -154,12 +159,21 @@ def _with_count(total: Tensor, sums: dict[str, Tensor], count: int) -> HeadLosse
     return HeadLosses(objective=LossSum(total, count), parts=parts)
 
 
+def _registered(kind: str) -> OwnLoss:
+    own = find_own_loss(kind)
+    assert own is not None, "the terms were checked"
+    return own
+
+
 def _check_terms(terms: Sequence[LossTerm], signal: TeacherSignal | None) -> None:
     kinds = [term.kind for term in terms]
-    if not kinds or len(set(kinds)) != len(kinds) or not set(kinds) <= LOSSES.keys():
+    known = {*LOSSES, *(kind for kind in kinds if kind not in LOSSES and find_own_loss(kind) is not None)}
+    if not kinds or len(set(kinds)) != len(kinds) or not set(kinds) <= known:
         raise ValueError(f"loss terms are {kinds}; expected each of {', '.join(LOSSES)} once at most, and at least one")
     for term in terms:
         check_temperature(term.temperature)
+        if term.kind not in LOSSES:
+            continue
         _check_settings(term)
         if LOSSES[term.kind].compares_with == "labels":
             if term.temperature != 1.0:

@@ -14,6 +14,7 @@ from tutelage.losses.divergences import jsd, reverse_kl, skew_kl, skew_reverse_k
 from tutelage.losses.forward_kl import forward_kl
 from tutelage.losses.relation import relation_angle, relation_distance
 from tutelage.losses.states import hidden_cosine, hidden_mse, hidden_normalised_mse
+from tutelage.plugins import find_own_loss
 from tutelage.types import LossSum
 
 
@@ -47,6 +48,15 @@ LOSSES: dict[str, Loss] = {
     "skew_reverse_kl": Loss(skew_reverse_kl, compares_with="teacher", setting="skew"),
     "total_variation": Loss(total_variation, compares_with="teacher"),
 }
+
+
+def reads_labels(kind: str) -> bool:
+    """Say whether a loss over logits compares with the gold labels, be it the package's or a user's."""
+    if kind in LOSSES:
+        return LOSSES[kind].compares_with == "labels"
+    own = find_own_loss(kind)
+    return own is not None and own.reads == "labels"
+
 
 STATE_LOSSES: dict[str, StateLoss] = {
     "hidden_mse": StateLoss(hidden_mse, reads="hidden"),
