@@ -83,7 +83,7 @@ def train_arm(context: Context, run: Run, target: Target, taught: Taught) -> Non
     with TrainProgress(overall=context.overall) as progress:
         result = train(
             module, rows, objective.teachers, options,
-            folder=work, curves=context.folders.root / "curves" / run.run_id,
+            folder=work, curves=context.folders.curves(run.run_id, target.key),
             pad_id=data.pad_id, device=device, show=progress, run_key=target.key,
             evaluate=lambda model: scorer.metrics_on(model, "validation"), select_by=data.metric,
         )  # fmt: skip
@@ -243,7 +243,7 @@ def run_record(
         "seed": run.seed,
         "trial": run.trial,
         "settings": run.settings,
-        "train": options.as_dict() if options is not None else None,
+        "train": options.computed() if options is not None else None,
         "metrics": scores,
         "parameters": parameters,
         "teacher_parameters": taught.facts["parameters"],

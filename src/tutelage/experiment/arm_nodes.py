@@ -24,11 +24,12 @@ from tutelage.experiment.matrix import (
 )
 from tutelage.experiment.origin import Origin
 from tutelage.experiment.stage import Context, Target
-from tutelage.experiment.task_kinds import limits
+from tutelage.experiment.task_kinds import limits, scored_part
 from tutelage.experiment.teach import FACTS_FILE, taught_of
 from tutelage.experiment.writer import writer_part
 from tutelage.plugins import find_own_loss
 from tutelage.store import read_input
+from tutelage.train.options import ONLY_WRITING
 
 FIDELITY_SIGNALS = ("final_hidden", "topk")  # evaluate/fidelity.py, which imports torch
 
@@ -195,6 +196,7 @@ def run_part(context: Context, run: Run) -> dict[str, Any]:
     part: dict[str, Any] = {"run_id": run.run_id, "role": run.role, "seed": run.seed}
     part["evaluate"] = recipe.evaluate.model_dump(mode="json", include={"token_budget", "fidelity_rows"})
     part["evaluate"]["select_by"] = selection_metric(recipe.evaluate.select_by, recipe.tasks[run.task])
+    part["evaluate"] |= scored_part(context, run.task)
     part |= limits(recipe.tasks[run.task])
     if run.kind != "teacher":
         section = recipe.students[run.student]
@@ -206,9 +208,8 @@ def run_part(context: Context, run: Run) -> dict[str, Any]:
     part |= writer_part(context)
     if run.kind not in ("teacher", "untouched"):
         method = method_of(recipe, run)
-        # settings that only decide when something is written do not make another run
         changes = {**recipe.train.model_dump(mode="json"), **method.train.model_dump(mode="json")}
-        part["train"] = {name: value for name, value in changes.items() if name not in ("save_steps", "report_to")}
+        part["train"] = {name: value for name, value in changes.items() if name not in ONLY_WRITING}
         part["method"] = method.model_dump(mode="json", exclude={"train", "grid"})
         if own := own_digests(method):
             part["plugins"] = own

@@ -4,6 +4,7 @@ In: what is to be made, the manifests beside it. Out: one line such as ``learnin
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tutelage.experiment.stage import Target
 from tutelage.store import Manifest, read_manifest
 
 MAX_SHOWN = 4  # differences in one line
+KEY = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}|[0-9a-f]{{64}}")
 READS = {  # what a digest stands for, in words
     "prepared": "other rows",
     "teacher": "another teacher",
@@ -24,9 +26,12 @@ READS = {  # what a digest stands for, in words
 def differences(target: Target) -> str:
     """Say what differs from the nearest finished result of the same name; empty when there is none."""
     others = []
-    alike = target.folder.name.replace(target.key, "*").replace(target.key[:KEY_DIGITS], "*")
-    for folder in target.folder.parent.glob(alike):
-        manifest = read_manifest(folder)
+    name = target.folder.name
+    key = target.key if name.endswith(target.key) else target.key[:KEY_DIGITS]
+    before = name.removesuffix(key)
+    for folder in target.folder.parent.glob(f"{before}*"):
+        # names may hold dots: S1.5.<key> is no result of S1
+        manifest = read_manifest(folder) if KEY.fullmatch(folder.name.removeprefix(before)) else None
         if manifest is not None and folder != target.folder and "made_of" in manifest.fields:
             others.append((changes(manifest.fields["made_of"], target.made_of), folder.name))
     return shown(min(others, key=lambda other: (len(other[0]), other[1]))[0]) if others else ""

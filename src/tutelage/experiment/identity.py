@@ -88,6 +88,10 @@ class Folders:
         """One finished run."""
         return self.root / keyed(name, key)
 
+    def curves(self, name: str, key: str) -> Path:
+        """Files of a tracker that writes beside the runs, such as TensorBoard."""
+        return self.root / "curves" / keyed(name, key)
+
     def work(self, name: str) -> Path:
         """Checkpoints of a run that is not finished; deleted once it is."""
         return self.root / "work" / name

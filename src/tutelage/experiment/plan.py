@@ -58,13 +58,17 @@ def plan_recipe(loaded: LoadedRecipe, *, control: bool = False) -> Plan:
 
 
 def _report_stage(graph: RecipeGraph) -> PlannedStage:
-    """Say whether the report shows exactly the recipe's runs, all of them finished."""
-    nodes = graph.of("score", "train")
-    manifest = read_manifest(graph.context.folders.root / "report")
-    shown = manifest.fields.get("runs") if manifest is not None else None
+    """Say whether the report shows exactly the recipe's runs, all of them finished, and answers its question."""
+    context, nodes = graph.context, graph.of("score", "train")
+    manifest = read_manifest(context.folders.root / "report")
+    shown = manifest.fields if manifest is not None else {}
     digests = [node.digest() for node in nodes]
-    is_shown = shown is not None and None not in digests and shown == sorted(map(str, digests))
-    return PlannedStage("report", graph.context.recipe.name, FINISHED if is_shown else TO_DO)
+    shows_runs = None not in digests and shown.get("runs") == sorted(map(str, digests))
+    asked, answered = context.recipe.report.model_dump(), shown.get("asked", {})
+    others = [f"report.{name}" for name, value in asked.items() if answered.get(name) != value]
+    state = FINISHED if shows_runs and not others else TO_DO
+    note = f"another {', '.join(others)}" if others and "asked" in shown else ""
+    return PlannedStage("report", context.recipe.name, state, note)
 
 
 def _facts(loaded: LoadedRecipe, *, control: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ import json
 from tutelage.experiment.graph import Node, known
 from tutelage.experiment.origin import Origin
 from tutelage.experiment.stage import Context, Target, stage_artifact
+from tutelage.experiment.task_kinds import row_limits
 from tutelage.experiment.writer import writer_part
 from tutelage.store import write_json
 
@@ -27,6 +28,9 @@ def shrink_node(context: Context, student_name: str, prepared: Node, origin: Ori
     assert section.shrink is not None
     by_rows = section.shrink.by == "influence"
     part = {"shrink": section.shrink.model_dump(mode="json"), "model": section.model, "revision": section.revision}
+    if by_rows:  # influence is measured in the student's own precision, on rows of the task's length
+        compute = {"dtype": section.dtype, "device": context.recipe.train.device}
+        part |= compute | row_limits(context.recipe.tasks[prepared.subject])
     if by_rows:
         part |= writer_part(context)
     rows = {"prepared": prepared.digest} if by_rows else {}

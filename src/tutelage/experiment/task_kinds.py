@@ -162,10 +162,14 @@ def limits(section: Section) -> dict[str, Any]:
 
 def taught_part(context: Context, task_name: str) -> dict[str, Any]:
     """Return what else decides the teacher's own answers: on which splits it has to write them, and how many."""
-    section = context.recipe.tasks[task_name]
-    if isinstance(section, Text):
-        return {"generated_rows": context.recipe.evaluate.generated_rows}
-    return {"answers": answered_splits(context)} if isinstance(section, Reading) else {}
+    answers = {"answers": answered_splits(context)} if isinstance(context.recipe.tasks[task_name], Reading) else {}
+    return answers | scored_part(context, task_name)
+
+
+def scored_part(context: Context, task_name: str) -> dict[str, Any]:
+    """Return what decides which answers every model writes by itself when it is scored."""
+    is_text = isinstance(context.recipe.tasks[task_name], Text)
+    return {"generated_rows": context.recipe.evaluate.generated_rows} if is_text else {}
 
 
 def answered_splits(context: Context) -> list[str]:

@@ -111,6 +111,7 @@ def teach_node(context: Context, task_name: str, prepared: Node, origin: Origin)
             "signals": signals,
             "dtype": recipe.teacher.dtype,
             "device": recipe.teacher.device,
+            **({"licence": recipe.teacher.licence} if recipe.teacher.licence is not None else {}),
             **limits(recipe.tasks[task_name]),
             **taught_part(context, task_name),
             **writer_part(context),

@@ -4,7 +4,7 @@ In: the folder of an experiment. Out: ``<experiment>/report/`` and a table for t
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,10 @@ def build_report(
         DiskError: If the disk is full; an older report stays.
     """
     experiment = collect(experiment_folder, runs=runs, search_folder=search_folder)
+    asked = {"question": question, "search": search_folder.name if search_folder is not None else None}
     question = question or _recorded_question(experiment)
     folder = (to or experiment_folder) / REPORT_FOLDER
-    key = _report_key(experiment, question=question, command=command)
+    key = _report_key(experiment, asked=asked, question=question, command=command)
     if _is_up_to_date(folder, key):
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return Built(folder / PAGE, terminal_table(summary), summary)
@@ -98,7 +99,7 @@ def build_report(
     read = (*experiment.runs, *experiment.trials)
     students = len(summary["across"])
     across = [across_table(each, place=(each["student"] or "") if students > 1 else "") for each in summary["across"]]
-    fields = {"key": key, "runs": sorted(run.content_digest for run in experiment.runs)}
+    fields = {"key": key, "runs": sorted(run.content_digest for run in experiment.runs), "asked": asked}
     with new_artifact(folder, kind=KIND, fields=fields, point="report") as temporary:
         write_file(temporary / PAGE, without_tokens(render_page(summary, groups, read, across)))
         write_json(temporary / SUMMARY, summary)
@@ -129,14 +130,15 @@ def _recorded_question(experiment: Experiment) -> str:
     return next((question for recipe in recipes if (question := (recipe.get("report") or {}).get("question"))), "")
 
 
-def _report_key(experiment: Experiment, *, question: str, command: str) -> str:
+def _report_key(experiment: Experiment, *, asked: Mapping[str, Any], question: str, command: str) -> str:
     """Address the report by all that it shows, and by the code that shows it."""
     source = Path(__file__).parent
     runs: Sequence[Run] = (*experiment.runs, *experiment.trials)
     shown = [[run.run_id, run.content_digest, _stable(run.provenance)] for run in runs]
     code = [files_digest(source.glob("*.py")), files_digest((source / "templates").glob("*.*"))]
     stages = stage_records(experiment.runs, experiment.folder) if experiment.folder is not None else {}
-    return value_digest({"question": question, "command": command, "runs": shown, "stages": stages, "code": code})
+    words = {"asked": dict(asked), "question": question, "command": command}
+    return value_digest({**words, "runs": shown, "stages": stages, "code": code})
 
 
 def _stable(provenance: dict[str, Any]) -> dict[str, Any]:

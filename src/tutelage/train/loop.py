@@ -220,15 +220,12 @@ def run_identity(
     select_by: str,
 ) -> str:
     """Digest what makes two runs the same: settings, rows, objective and trainable parameters."""
-    settings = options.as_dict()
-    for name in ("save_steps", "save_weights", "report_to"):  # when and where to write does not change what is computed
-        del settings[name]
     row_hash = hashlib.sha256()
     for row in rows:
         row_hash.update(row.item_key.encode() + b"\0" + row.ids.tobytes() + row.target_mask.tobytes())
     return value_digest(
         {
-            "options": settings,
+            "options": options.computed(),
             "rows": row_hash.hexdigest(),
             "terms": [dataclasses.asdict(term) for term in module.terms],
             "parameters": {name: list(p.shape) for name, p in learner.parameters.items()},

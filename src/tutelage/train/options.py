@@ -25,6 +25,8 @@ Scheduler = Literal[
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+# They decide when and where something is written, and nothing that is computed: no run is another for them.
+ONLY_WRITING = ("save_steps", "save_weights", "report_to")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,10 @@ class TrainOptions:
     def as_dict(self) -> dict[str, Any]:
         """Return every setting, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def computed(self) -> dict[str, Any]:
+        """Return the settings that decide what is computed, ready for JSON."""
+        return {name: value for name, value in self.as_dict().items() if name not in ONLY_WRITING}
 
 
 def _positive_int(value: object) -> bool:
