@@ -57,13 +57,14 @@ def weigh(variant: Variant, num_positions: int) -> int:
     call(problem.rows(0, WARM_POSITIONS))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide the next call's memory
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     CLEAR.write_text(RESET_PEAK)
     call(problem)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Read a line of this process's status, in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 

@@ -1,6 +1,7 @@
 """A recipe from beginning to end on a tiny model: what is made, what is skipped, what counts as the same."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tutelage.cache import CacheReader, find_column
 from tutelage.data import read_prepared
 from tutelage.errors import ConfigError, DataError, LockedError
 from tutelage.experiment import list_runs, plan_recipe, show_run
+from tutelage.experiment.classification import ClassificationKind
 from tutelage.experiment.teach import Taught
 from tutelage.store import folder_lock, read_manifest, verify_artifact
 from tutelage.train.loop import train
@@ -184,3 +186,23 @@ def test_fewer_distillation_rows_need_no_other_teacher(tmp_path):
     fewer = run_tiny(first.recipe, "tasks.sentiment.data.limit=20", until="adapt")
     assert any(line.startswith("prepare") for line in fewer.lines)
     assert not any(line.startswith("adapt") for line in fewer.lines)
+
+
+def test_rows_are_written_once_for_all_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[tuple[int, bool]] = []
+    rows = ClassificationKind.rows
+
+    def count(self, data, examples, *, for_training):
+        written.append((len(examples), for_training))
+        return rows(self, data, examples, for_training=for_training)
+
+    monkeypatch.setattr(ClassificationKind, "rows", count)
+    recipe = write_experiment(tmp_path)
+    run_tiny(recipe, "seeds.report=[1]", until="teach")
+    written.clear()
+    done = run_tiny(recipe, until="train")
+    assert len([line for line in done.lines if line.startswith("train ")]) > 3
+    num_rows = {name: len(rows) for name, rows in read_prepared(done.at("prepare/sentiment")).splits.items()}
+    assert [written.count((num_rows["train"], True)), written.count((num_rows["test"], False))] == [2, 1], (
+        written
+    )  # the checks before it read them on their own

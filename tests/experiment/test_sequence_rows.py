@@ -30,7 +30,15 @@ def task_data(num_items: int = 11) -> TaskData:
         {"kind": "classification", "data": {"source": "x.jsonl"}, "template": TEMPLATE, "verbalisers": VERBALISERS}
     )
     prepared = PreparedTask(task, {"train": examples}, {})
-    return TaskData(Mock(spec=Context), prepared, tiny_tokenizer(), Reader("the model", len(WORDS), {}), END, section)
+    return TaskData(
+        Mock(spec=Context, written={}),
+        "task",
+        prepared,
+        tiny_tokenizer(),
+        Reader("the model", len(WORDS), {}),
+        END,
+        section,
+    )
 
 
 DATA = task_data()

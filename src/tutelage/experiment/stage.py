@@ -35,6 +35,9 @@ class Context:
     control: bool = False
     found: dict[tuple[str, str], Path] = field(default_factory=dict)  # (stage, subject) -> its finished folder
     cut: dict[str, Any] = field(default_factory=dict)  # task -> rows that the checks cut and no stage has written yet
+    prepared: dict[Path, Any] = field(default_factory=dict)  # folder -> its prepared task, read once
+    # (task, for training) -> examples and the rows written from them: every arm reads the same
+    written: dict[tuple[str, bool], list[tuple[list[Any], Any]]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds per stage, in this process
     skipped: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)  # ids of the runs that this recipe stands for

@@ -94,7 +94,7 @@ def open_student(folder: Path) -> FinishedStudent:
     end = record.get("end_of_turn_id")
     end = end_of_turn_id(tokenizer, model.config) if end is None else int(end)
     prepared = PreparedTask(task_of_section(task, recipe.tasks[task]), NO_ROWS, {"date": record.get("date")})
-    data = TaskData(context, prepared, tokenizer, reader_alone(model), end, recipe.tasks[task])
+    data = TaskData(context, task, prepared, tokenizer, reader_alone(model), end, recipe.tasks[task])
     return FinishedStudent(record["run_id"], data, model, device, dtype == torch.bfloat16)
 
 

@@ -3,6 +3,7 @@
 In: a prepared task, a tokenizer, a model. Out: ``StudentRow``s whose ids the model knows; a ``TaskData``.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class TaskData:
     """A prepared task with the tokenizer and the limits of one model."""
 
     context: Context
+    name: str  # a key of `tasks`
     prepared: PreparedTask
     tokenizer: PreTrainedTokenizerBase
     reader: Reader  # the model: which of the tokenizer's ids it can read
@@ -80,12 +82,17 @@ class TaskData:
         Raises:
             DataError: If a row has no target, or more rows are left out than the recipe allows.
         """
+        kept = self.context.written.setdefault((self.name, for_training), [])
+        for written_from, made in kept:
+            if len(written_from) == len(examples) and all(map(operator.is_, written_from, examples)):
+                return made
         made = self.kind.rows(self, examples, for_training=for_training)
         allowed = self.section.data.max_left_out
         if sum(made.left_out.values()) > 1:  # one row of a small split is no share
             problems = list(left_out_problems(made.left_out, len(examples), allowed=allowed))
             if problems:
                 raise DataProblemsError(problems)
+        kept.append((list(examples), made))
         return made
 
     def pseudo_rows(self, taught: Any, *, what: str = "") -> list[StudentRow]:
@@ -162,7 +169,8 @@ def view_task(context: Context, task_name: str, writer: RowWriter, reader: Reade
     Raises:
         DataError: As :func:`open_task`.
     """
-    prepared, section = read_prepared(context.input("prepare", task_name)), context.recipe.tasks[task_name]
-    data = TaskData(context, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
+    folder, section = context.input("prepare", task_name), context.recipe.tasks[task_name]
+    prepared = context.prepared[folder] = context.prepared.get(folder) or read_prepared(folder)
+    data = TaskData(context, task_name, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
     data.kind.check(data)
     return data

@@ -127,7 +127,7 @@ class Look:
             return None
         reader = Reader(writer.name, writer.num_ids, {})
         section = self.recipe.tasks[task]
-        return TaskData(self.context, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
+        return TaskData(self.context, task, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
 
     def once(self, key: Key, what: str, read: Callable[[], T]) -> T | None:
         """Return what ``read`` returns, read once; None where it failed, with one refusal at ``key``."""
