@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tutelage.cache.bits import bit_width
 from tutelage.types import TopK
 
 Stored = tuple[float, TopK]
@@ -58,7 +57,7 @@ def polynomial(signal: TopK) -> Stored:
     values_NK = signal.logprobs_NK.double().numpy()
     fit_CN = np.linalg.lstsq(basis_KC, values_NK[:, EXACT_VALUES:].T, rcond=None)[0].astype(np.float16)
     read_NK = np.concatenate([values_NK[:, :EXACT_VALUES].astype(np.float16), (basis_KC @ fit_CN).T], axis=1)
-    size = -(-k * bit_width(signal.vocab_size) // 8) + FLOAT16_BYTES * (EXACT_VALUES + POLYNOMIAL_DEGREE + 1)
+    size = -(-k * (signal.vocab_size - 1).bit_length() // 8) + FLOAT16_BYTES * (EXACT_VALUES + POLYNOMIAL_DEGREE + 1)
     read = torch.from_numpy(np.minimum(read_NK.astype(np.float32), 0.0))
     assert read.shape[0] == num_positions
     return size, replace(signal, logprobs_NK=read)

@@ -62,6 +62,19 @@ def draw(logprobs_NV: torch.Tensor, column: SampledColumn, generator: torch.Gene
     return {"ids_NK": ids_NK, "counts_NK": counts_NK, "logprobs_NK": logprobs_NK}
 
 
+def damaged_block_of(block: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    made = block.copy()
+    kind = generator.integers(0, 4)
+    if kind == 0:
+        return made[: int(generator.integers(0, len(made)))]
+    if kind == 1:
+        return np.concatenate([made, generator.integers(0, 256, 3).astype(np.uint8)])
+    if kind == 2:
+        return generator.integers(0, 256, len(made)).astype(np.uint8)
+    made[generator.integers(0, len(made))] ^= 1 << generator.integers(0, 8)
+    return made
+
+
 def num_positions(rows: list[TeacherRow]) -> int:
     return sum(len(row.positions) for row in rows)
 

@@ -95,7 +95,7 @@ def check_ids_come_back(root: Path) -> None:
 
 
 def check_the_tail_keeps_its_mass(root: Path) -> None:
-    column = TopKColumn(12, (1,), 97, "q4")
+    column = TopKColumn(12, (1,), 97, "q8")
     rows = random_rows(6)
     stored, found = written(root, rows, column), read(root, rows, column)
     tails = [1 - tensors["logprobs_NK"].double().exp().sum(dim=1) for tensors in (found, stored)]
@@ -197,17 +197,17 @@ def ids_in_two_bytes(patch: Patch) -> None:
     patch.setattr(TopKColumn, "id_dtype", property(lambda column: torch.uint16))
 
 
-def ids_in_17_bits(patch: Patch) -> None:
-    """Store every id in 17 bits, whatever the vocabulary."""
-    patch.setattr(topk, "bit_width", lambda num_values: min(17, max(1, (num_values - 1).bit_length())))
+def compressed_ids_in_two_bytes(patch: Patch) -> None:
+    """Store every compressed id in two bytes, whatever the vocabulary."""
+    patch.setattr(topk, "byte_width", lambda num_values: 2)
 
 
 def kept_entries_renormalised_by_the_codec(patch: Patch) -> None:
     """Give back kept entries that sum to 1: the tail is gone."""
 
-    def restore(coded: quantise.LevelCodes, bits: int) -> np.ndarray:
+    def restore(coded: quantise.LevelCodes) -> np.ndarray:
         whole_N = np.full_like(coded.mass_N, quantise.EMPTY_TAIL)
-        return quantise.restore_levels(dataclasses.replace(coded, mass_N=whole_N), bits)
+        return quantise.restore_levels(dataclasses.replace(coded, mass_N=whole_N))
 
     patch.setattr(topk, "restore_levels", restore)
 
@@ -271,7 +271,7 @@ CAUGHT: list[tuple[Defect, Check]] = [
     (aligned_by_batch_index, check_shuffled_rows_keep_their_signal),
     (addressed_by_row_and_step, check_micro_batches_of_a_step_read_their_own_rows),
     (ids_in_two_bytes, check_ids_come_back),
-    (ids_in_17_bits, check_ids_come_back),
+    (compressed_ids_in_two_bytes, check_ids_come_back),
     (kept_entries_renormalised_by_the_codec, check_the_tail_keeps_its_mass),
     (rows_read_unchecked, check_a_damaged_row_is_refused),
     (missing_rows_passed_over, check_rows_of_a_lost_shard_are_named),

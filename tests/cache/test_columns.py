@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_signals import random_tensors
+from random_signals import damaged_block_of, random_tensors
 
 from tutelage.cache import (
     COLUMNS,
@@ -30,7 +30,7 @@ COLUMN_EXAMPLES: list[FixedColumn] = [
     TopKColumn(97, (0.5, 4), 97),
     TopKColumn(2, (8,), 70_000),
     TopKColumn(6, (1, 2), 97, "q8"),
-    TopKColumn(5, (1,), 70_000, "q5"),
+    TopKColumn(5, (1,), 70_000, "q8"),
     ClassScoresColumn((5, 9, 3)),
 ]
 
@@ -119,40 +119,105 @@ def test_topk_in_float16_keeps_its_bound_and_is_refused_outside_of_it() -> None:
     num_positions=st.integers(0, 9),
     k=st.integers(1, 30),
     vocab_size=st.sampled_from([30, 97, 65_537]),
-    dtype=st.sampled_from(["q8", "q6", "q5", "q4"]),
     seed=st.integers(0, 1000),
 )
-def test_packed_topk_keeps_ids_and_log_z_exactly_and_log_probabilities_within_a_step(
-    num_positions: int, k: int, vocab_size: int, dtype: str, seed: int
+def test_compressed_topk_keeps_ids_and_log_z_exactly_and_log_probabilities_within_a_step(
+    num_positions: int, k: int, vocab_size: int, seed: int
 ) -> None:
-    column = TopKColumn(k, (1, 2), vocab_size, dtype)
+    column = TopKColumn(k, (1, 2), vocab_size, "q8")
     tensors = random_tensors(column, num_positions, seed=seed)
-    decoded = column.decode(column.encode(tensors))
+    counts = np.array([num_positions // 2, 0, num_positions - num_positions // 2])
+    blocks = [np.frombuffer(block, np.uint8) for block in column.encode_rows(tensors, counts)]
+    num_bytes = np.array(list(map(len, blocks)))
+    assert column.fits(num_bytes, counts)
+    assert sum(column.count_parts(blocks, counts).values()) == num_bytes.sum()
+    decoded = column.decode_rows(blocks, counts)
     assert decoded["ids_NK"].equal(tensors["ids_NK"])
     assert decoded["ids_NK"].dtype == torch.int64
     assert decoded["log_z_NT"].equal(tensors["log_z_NT"])
     exact_NK = tensors["logprobs_NK"]
-    step_N1 = (exact_NK[:, :1] - exact_NK[:, -1:]) / (2 ** int(dtype[1:]) - 1)
+    step_N1 = (exact_NK[:, :1] - exact_NK[:, -1:]) / 255
     bound_NK = step_N1 + (1 + exact_NK[:, -1:].abs()) * 2**-10
     assert ((decoded["logprobs_NK"] - exact_NK).abs() <= bound_NK).all()
     assert column.first_problem(decoded) is None  # still sorted, not above 0, mass at most 1
 
 
-def test_packed_topk_takes_as_many_bits_as_an_id_needs() -> None:
-    assert TopKColumn(64, (1,), 131_072, "q8").parts == {"ids": 136, "values": 68, "log_z": 0}
-    assert TopKColumn(50, (1,), 49_152, "q4").parts == {"ids": 100, "values": 29, "log_z": 0}
-    assert TopKColumn(3, (1, 2), 2**31, "q5").parts == {"ids": 12, "values": 6, "log_z": 4}
+def test_compressed_topk_takes_as_many_bytes_as_an_id_needs() -> None:
+    assert TopKColumn(64, (1,), 65_536, "q8").parts == {"ids": 128, "values": 68, "log_z": 0}
+    assert TopKColumn(64, (1,), 131_072, "q8").parts == {"ids": 192, "values": 68, "log_z": 0}
+    assert TopKColumn(3, (1, 2), 2**31, "q8").parts == {"ids": 12, "values": 7, "log_z": 4}
     column = TopKColumn(1, (1,), 2**31, "q8")
     largest = {"ids_NK": torch.tensor([[2**31 - 1]]), "logprobs_NK": torch.zeros(1, 1), "log_z_NT": torch.empty(1, 0)}
     assert column.decode(column.encode(largest))["ids_NK"].item() == 2**31 - 1
 
 
-def test_packed_ids_beyond_the_vocabulary_are_refused() -> None:
+def test_compressed_topk_takes_fewer_bytes_than_its_records() -> None:
+    column = TopKColumn(20, (1,), 5000, "q8")
+    (block,) = column.encode_rows(random_tensors(column, 300), np.array([300]))
+    assert len(block) < 0.85 * 300 * column.stride
+
+
+def test_positions_of_compressed_topk_are_read_by_their_places() -> None:
+    column, counts = TopKColumn(5, (1, 2), 97, "q8"), np.array([30, 0, 12])
+    blocks = [np.frombuffer(block, np.uint8) for block in column.encode_rows(random_tensors(column, 42), counts)]
+    whole, places = column.decode_rows(blocks, counts), np.array([41, 3, 3])
+    chosen = column.decode_places(blocks, counts, places)
+    assert all(chosen[name].equal(whole[name][places]) for name in whole)
+
+
+def test_compressed_ids_beyond_the_vocabulary_and_levels_beyond_a_byte_are_refused() -> None:
     column = TopKColumn(4, (1,), 97, "q8")
     records = column.encode(random_tensors(column, 2))
-    records[1, :2] = 255
-    with pytest.raises(CacheError, match="127, beyond its vocabulary"):
-        column.decode(records)
+    for place in (slice(0, 1), slice(4, 8)):
+        wrong = records.copy()
+        wrong[1, place] = 255
+        with pytest.raises(CacheError, match="does not decode"):
+            column.decode(wrong)
+
+
+def test_compressed_blocks_that_were_changed_are_refused_or_decode_within_the_vocabulary() -> None:
+    column, counts = TopKColumn(9, (1, 2), 3000, "q8"), np.array([40, 3])
+    blocks = [np.frombuffer(block, np.uint8) for block in column.encode_rows(random_tensors(column, 43), counts)]
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        number = int(generator.integers(0, 2))
+        changed = list(blocks)
+        changed[number] = damaged_block_of(blocks[number], generator)
+        try:
+            decoded = column.decode_rows(changed, counts)
+        except CacheError:
+            refused += 1
+            continue
+        assert int(decoded["ids_NK"].max()) < 3000
+    assert refused > 150
+
+
+@pytest.mark.parametrize("dtype", ["q6", "q5", "q4"])
+def test_depths_of_earlier_versions_are_refused(dtype: str) -> None:
+    with pytest.raises(CapabilityError, match="Expected one of fp32, fp16, q8"):
+        TopKColumn(4, (1,), 97, dtype)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SampledColumn(5, 1, 0, 97).spec | {"layout": 1},
+        SampledColumn(5, 1, 0, 97).spec | {"layout": 3},
+        {name: value for name, value in SampledColumn(5, 1, 0, 97).spec.items() if name != "layout"},
+        {"kind": "topk", "k": 4, "temperatures": [1], "vocab_size": 97, "dtype": "q8"},
+        {"kind": "topk", "k": 4, "temperatures": [1], "vocab_size": 97, "dtype": "q5"},
+        {"kind": "topk", "k": 4, "temperatures": [1], "vocab_size": 97, "dtype": "fp16", "layout": 2},
+    ],
+)
+def test_a_column_in_another_layout_is_refused_with_the_command_that_teaches_it_again(spec: dict) -> None:
+    with pytest.raises(CacheError, match="tutelage cache verify --repair RECIPE"):
+        column_from_spec(spec)
+
+
+def test_settings_that_this_version_does_not_store_are_refused_as_a_cache_error() -> None:
+    with pytest.raises(CacheError, match="not understood"):
+        column_from_spec({"kind": "topk", "k": 4, "temperatures": [1], "vocab_size": 97, "dtype": "fp12"})
 
 
 def test_a_float16_codec_that_truncates_instead_of_rounding_is_refused() -> None:

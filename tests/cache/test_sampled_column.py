@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_signals import TEACHER, draw, num_positions, random_rows, random_tensors
+from random_signals import TEACHER, damaged_block_of, draw, num_positions, random_rows, random_tensors
 
 from tutelage.cache import CacheReader, SampledColumn, ShardWriter, column_from_spec, find_column
 from tutelage.cache.column import TensorDict
+from tutelage.cache.planes import pack_planes
 from tutelage.errors import CacheError, CapabilityError, NumericsError
 
 PLAIN = SampledColumn(12, 1, 0, 97)
@@ -124,19 +125,6 @@ def test_the_reader_gives_back_subsets_in_any_order(tmp_path) -> None:
     assert (tensors["counts_NK"][expected, width:] == 0).all()
 
 
-def damaged(block: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    made = block.copy()
-    kind = generator.integers(0, 4)
-    if kind == 0:
-        return made[: int(generator.integers(0, len(made)))]
-    if kind == 1:
-        return np.concatenate([made, generator.integers(0, 256, 3).astype(np.uint8)])
-    if kind == 2:
-        return generator.integers(0, 256, len(made)).astype(np.uint8)
-    made[generator.integers(0, len(made))] ^= 1 << generator.integers(0, 8)
-    return made
-
-
 @pytest.mark.parametrize("column", [PLAIN, WITH_HEAD, SampledColumn(40, 1, 0, 5000)], ids=lambda column: column.name)
 def test_damaged_blocks_decode_to_something_else_or_to_a_cache_error(column: SampledColumn) -> None:
     generator = np.random.default_rng(0)
@@ -146,15 +134,62 @@ def test_damaged_blocks_decode_to_something_else_or_to_a_cache_error(column: Sam
     for _ in range(400):
         changed = list(blocks)
         number = int(generator.integers(0, 3))
-        changed[number] = damaged(blocks[number], generator)
+        changed[number] = damaged_block_of(blocks[number], generator)
         try:
             decoded = column.decode_rows(changed, counts)
         except CacheError:
             refused += 1
             continue
+        ids_NJ, drawn_NJ = decoded["ids_NK"][:, column.head_k :], decoded["counts_NK"][:, column.head_k :] > 0
         assert int(decoded["ids_NK"].max()) < column.vocab_size
+        assert ((ids_NJ.diff(dim=1) > 0) | ~drawn_NJ[:, 1:]).all()
         assert (decoded["counts_NK"].sum(dim=1) == column.num_draws).all()
     assert refused > 200
+
+
+def block_of(num_ids: int, *planes: list[int]) -> np.ndarray:
+    return np.frombuffer(num_ids.to_bytes(4, "little") + pack_planes(map(bytes, planes)), np.uint8)
+
+
+LOW, HIGH = [0, 0], [0, 0]  # the two bytes of the mean of each of two positions
+
+
+def test_a_block_is_read_as_counts_gaps_and_means() -> None:
+    decoded = PLAIN.decode_rows([block_of(3, [12, 4, 8], [5, 0, 95], LOW, HIGH)], np.array([2]))
+    assert decoded["ids_NK"].tolist() == [[5, 0], [0, 96]]
+    assert decoded["counts_NK"].tolist() == [[12, 0], [4, 8]]
+
+
+@pytest.mark.parametrize(
+    ("num_ids", "planes"),
+    [
+        (3, ([12, 4, 7], [5, 0, 95], LOW, HIGH)),
+        (3, ([12, 0, 12], [5, 0, 95], LOW, HIGH)),
+        (3, ([11, 5, 8], [5, 0, 95], LOW, HIGH)),
+        (4, ([12, 4, 8, 12], [5, 0, 95, 0], LOW, HIGH)),
+        (3, ([12, 4, 8], [5, 0, 96], LOW, HIGH)),
+        (3, ([12, 4, 8], [5, 0, 95], LOW, [0, 16])),
+        (1, ([12], [5], LOW, HIGH)),
+        (25, ([1] * 25, [0] * 25, LOW, HIGH)),
+        (2**32 - 1, ([12, 4, 8], [5, 0, 95], LOW, HIGH)),
+        (3, ([12, 4, 8], [5, 0, 95], LOW, [0, 0, 0])),
+        (3, ([12, 4, 8], [5, 0, 95], LOW, [0])),
+    ],
+    ids=[
+        "too few draws", "a count of 0", "counts across positions", "a position too many", "an id beyond",
+        "a mean that has no code", "fewer ids than positions", "more ids than draws", "a forged number", "a byte left",
+        "a byte short",
+    ],
+)  # fmt: skip
+def test_a_block_that_no_writer_made_is_refused(num_ids: int, planes: tuple[list[int], ...]) -> None:
+    with pytest.raises(CacheError, match="does not decode"):
+        PLAIN.decode_rows([block_of(num_ids, *planes)], np.array([2]))
+
+
+def test_draws_that_end_in_the_next_row_are_refused() -> None:
+    blocks = [block_of(2, [12, 4], [5, 0], [0], [0]), block_of(2, [8, 12], [95, 0], LOW, HIGH)]
+    with pytest.raises(CacheError, match="does not decode"):
+        PLAIN.decode_rows(blocks, np.array([1, 2]))
 
 
 def test_blocks_of_impossible_sizes_do_not_fit() -> None:

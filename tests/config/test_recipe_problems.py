@@ -133,6 +133,8 @@ def test_problems_of_sections_that_do_not_fit_together_come_after_those_of_each(
          "unknown key; did you mean dropout?"),
         ("students.S1.shrink.layer=3", "students.S1.shrink.layer", "unknown key; did you mean layers?"),
         ("signals=[{kind: topk, K: 5}]", "signals.0.K", "unknown key; expected one of kind, k, temperatures, dtype"),
+        ("signals=[{kind: topk, dtype: q5}]", "signals.0.dtype",
+         "q5 is not stored any more; write q8, which is more exact in fewer bytes"),
         ("signals=[{k: 5}]", "signals.0",
          "has no kind; expected kind: final_hidden, topk, sampled, hidden, pooled, sequences"),
         ("students.S1.revision=main", "students.S1.revision",

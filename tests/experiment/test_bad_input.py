@@ -124,5 +124,5 @@ def test_a_damaged_cache_is_taught_again(tmp_path, monkeypatch):
     payload.write_bytes(content)
     result = tutelage(recipe, monkeypatch=monkeypatch)
     assert result.exit_code == 0
-    assert "damaged parts of the teacher cache are made again" in " ".join(result.output.split())
+    assert "parts of the teacher cache that are damaged" in " ".join(result.output.split())
     assert not verify_cache(tmp_path / "runs" / "cache", payload.parents[2].name)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_experiment import run_tiny, write_experiment
+from tiny_experiment import recipe_with, run_tiny, write_experiment
 
 from tutelage.store import read_manifest
 
@@ -36,6 +36,29 @@ def test_what_the_cache_lost_is_taught_again_and_nothing_else_changes(lost: str,
     assert all(read_manifest(path) is not None for path in names)
     events = [json.loads(line) for line in (finished.root / "audit.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "end" and event["stage"] == "teach" for event in events) == 2
+
+
+def test_a_signal_in_an_earlier_layout_is_taught_again_when_a_run_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = "signals: [{kind: sampled, draws: 12}]"
+    methods = "  KD1: {kind: logit, signal: sampled, temperature: 1, alpha: 0.3}\n"
+    recipe = write_experiment(tmp_path, recipe=recipe_with(methods, signals))
+    with monkeypatch.context() as patch:
+        patch.setattr("tutelage.cache.sampled.LAYOUT", 1)
+        patch.setattr("tutelage.cache.columns.LAYOUT", 1)
+        patch.setattr("tutelage.cache.SampledColumn.name", property(lambda column: f"sampled-n{column.num_draws}"))
+        done = run_tiny(recipe, "seeds.report=[1]", until="train")
+    (old,) = column_folders(done.root, "sampled")
+    finished = run_tiny(recipe, "seeds.report=[1]", until="train")  # what was trained stays, and reads nothing
+    assert old.is_dir()
+    assert not any("made again" in line for line in finished.lines)
+    finished = run_tiny(recipe, "seeds.report=[1]", "train.learning_rate=2e-3", until="train")
+    assert any("of an earlier layout, are made again" in line for line in finished.lines)
+    new = [path for path in column_folders(done.root, "sampled") if any(path.iterdir())]
+    assert [path.name for path in new] == ["sampled-n12-h0-v30-t1-s0-b0-z"]
+    again = run_tiny(recipe, "seeds.report=[1]", "train.learning_rate=2e-3", until="train")
+    assert not any("made again" in line for line in again.lines)
 
 
 def test_a_whole_cache_is_not_taught_again(tmp_path: Path) -> None:

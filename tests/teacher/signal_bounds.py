@@ -202,8 +202,7 @@ def logprob_bound(live_NK: torch.Tensor, dtype: str) -> torch.Tensor:
         return exact_NK.abs() * HALF_FP16 + 2.0**-25
     spread_N1 = exact_NK[:, :1] - exact_NK[:, -1:]
     log_mass_N1 = exact_NK.logsumexp(dim=1, keepdim=True).clamp(max=0)
-    steps = 2 ** int(dtype[1:]) - 1
-    return spread_N1 / steps + (1 + log_mass_N1.abs() + spread_N1) * HALF_FP16 + 2.0**-18
+    return spread_N1 / 255 + (1 + log_mass_N1.abs() + spread_N1) * HALF_FP16 + 2.0**-18
 
 
 def sqrt_bound(live: torch.Tensor, bits: int) -> torch.Tensor:
@@ -260,7 +259,8 @@ def assert_same_draws(
     same_N = (counts[0] == counts[1]).all(dim=1)
     means = [(counts_NV * by_id_NV.nan_to_num()).sum(dim=1) / column.num_draws
              for counts_NV, by_id_NV in zip(counts, (cached_NV, live_NV), strict=True)]  # fmt: skip
-    assert_within(means[0][same_N], means[1][same_N], sqrt_bound(means[1][same_N], 12), noise.logprob)
+    if bool(same_N.any()):  # in a batch of one bfloat16 row the noise may move a draw at each of its few positions
+        assert_within(means[0][same_N], means[1][same_N], sqrt_bound(means[1][same_N], 12), noise.logprob)
 
 
 def counts_by_id(record: Sampled, column: SampledColumn) -> torch.Tensor:

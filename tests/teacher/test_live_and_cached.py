@@ -191,7 +191,6 @@ def test_the_comparison_finds_the_signal_of_the_next_row(taught: Taught, name: s
 @pytest.mark.parametrize(
     ("stored", "claimed"),
     [
-        (TopKColumn(60, TEMPERATURES, VOCAB_SIZE, "q4"), TopKColumn(60, TEMPERATURES, VOCAB_SIZE, "q5")),
         (TopKColumn(60, TEMPERATURES, VOCAB_SIZE, "q8"), TopKColumn(60, TEMPERATURES, VOCAB_SIZE, "fp16")),
         (FinalHiddenColumn(32, "bf16"), FinalHiddenColumn(32, "fp16")),
         (HiddenColumn(1, 32, "fp8", 0.5, 3), HiddenColumn(1, 32, "int8", 0.5, 3)),

@@ -1,9 +1,8 @@
 """The column of random samples: an unbiased, sparse picture of the teacher's distribution.
 
-In: ids, how often each was drawn, log-probabilities. Out: one block of bits per row, and back.
+In: ids, how often each was drawn, log-probabilities. Out: one block of bytes per row, and back.
 """
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tutelage.cache.bits import MAX_WIDTH, BitReader, bit_width, damaged_block, pack_bits, pack_fields
 from tutelage.cache.column import (
     Column,
     TensorDict,
@@ -22,18 +20,23 @@ from tutelage.cache.column import (
     holds_repeat,
     to_arrays,
 )
-from tutelage.cache.count_code import count_bits, read_counts
-from tutelage.cache.id_classes import FINENESS_BITS, base_classes, choose_code
-from tutelage.cache.id_sets import read_row_codes, read_sets, row_code_bits, set_bits
+from tutelage.cache.planes import (
+    LAYOUT,
+    LENGTH,
+    PlaneReader,
+    byte_width,
+    damaged_block,
+    join_planes,
+    pack_planes,
+    planes_of,
+)
 from tutelage.cache.quantise import restore_sqrt, sqrt_codes
 from tutelage.cache.topk import MASS_TOLERANCE, POSITIVE_TOLERANCE
 from tutelage.errors import CapabilityError, NumericsError
 
 MEAN_BITS = 12  # within 0.004 nats at 4 nats; 0.5 bytes less than float16, 0.5 more than the eye needs
-HEAD_VALUE_BITS = 16  # float16
+HEAD_VALUE_BYTES = 2  # float16
 MAX_LOGPROB_BITS = 16
-NO_ID = np.uint32(2**32 - 1)  # sorts after every id
-Sections = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class SampledColumn(Column):
         temperature = str(self.temperature).removesuffix(".0")
         return (
             f"sampled-n{self.num_draws}-h{self.head_k}-v{self.vocab_size}-t{temperature}-s{self.seed}-"
-            f"b{self.logprob_bits}"
+            f"b{self.logprob_bits}-z"
         )
 
     @property
@@ -99,27 +102,48 @@ class SampledColumn(Column):
             "vocab_size": self.vocab_size,
             "head_k": self.head_k,
             "logprob_bits": self.logprob_bits,
+            "layout": LAYOUT,
         }
 
-    @functools.cached_property
-    def _fixed_bits(self) -> int:
-        """Bits that every position takes: number of ids, head, mean."""
-        head = self.head_k * (bit_width(self.vocab_size) + HEAD_VALUE_BITS)
-        return bit_width(self.num_draws) + head + (MEAN_BITS if not self.logprob_bits else 0)
+    @property
+    def _value_bits(self) -> int:
+        return self.logprob_bits or MEAN_BITS
 
-    @functools.cached_property
+    @property
+    def _widths(self) -> dict[str, int]:
+        """Bytes of each integer, by section, in the order in which a block holds them."""
+        return {
+            "counts": byte_width(self.num_draws + 1),
+            "ids": byte_width(self.vocab_size),
+            "values": byte_width(1 << self._value_bits),
+            "head_ids": byte_width(self.vocab_size),
+            "head_values": HEAD_VALUE_BYTES,
+        }
+
+    def _sizes(self, num_positions: int, num_ids: int) -> dict[str, int]:
+        """Integers in each section of a row with ``num_ids`` drawn ids in all."""
+        head = self.head_k * num_positions
+        num_values = num_ids if self.logprob_bits else num_positions
+        return {"counts": num_ids, "ids": num_ids, "values": num_values, "head_ids": head, "head_values": head}
+
+    @property
+    def _most_ids(self) -> int:
+        """Distinct ids that a position can draw."""
+        return min(self.num_draws, self.vocab_size - self.head_k)
+
+    @property
     @override
     def max_bytes(self) -> float:
-        """See :class:`Column`: n distinct ids in the widest classes, counts at their worst, a code per position."""
-        finenesses = [base_classes(self.vocab_size, fineness) for fineness in range(1 << FINENESS_BITS)]
-        sets = min(len(base) + self.num_draws * (1 + int(base.widths.max())) for base in finenesses)
-        return 2 + (self._fixed_bits + sets + self.num_draws * (1.5 + self.logprob_bits)) / 8
+        """See :class:`Column`: every draw another id, nothing compressed, in a row of one position."""
+        sizes = self._sizes(1, self._most_ids)
+        planes = sum(width * (LENGTH.size + sizes[name]) for name, width in self._widths.items())
+        return LENGTH.size + planes
 
     @override
     def fits(self, num_bytes: np.ndarray, counts: np.ndarray) -> bool:
-        """A position takes at least its fixed bits and one mark, and at most ``max_bytes``."""
-        low = 8 * num_bytes >= counts * (self._fixed_bits + 1)
-        return bool((low & (num_bytes <= counts * self.max_bytes)).all())
+        """A row takes its number of ids and a byte per plane at least, nothing without positions."""
+        low = LENGTH.size + sum(width for name, width in self._widths.items() if self._sizes(1, 1)[name])
+        return bool(((num_bytes >= np.minimum(counts, 1) * low) & (num_bytes <= counts * self.max_bytes)).all())
 
     @override
     def first_problem(self, tensors: TensorDict) -> tuple[int, str] | None:
@@ -204,21 +228,21 @@ class SampledColumn(Column):
 
     def _encode_row(self, ids_PK: np.ndarray, counts_PK: np.ndarray, logprobs_PK: np.ndarray) -> bytes:
         drawn_PK = counts_PK > 0
-        sizes = drawn_PK.sum(axis=1)
-        ids, counts, logprobs = ids_PK[drawn_PK], counts_PK[drawn_PK], np.minimum(logprobs_PK, 0)
-        code = choose_code(ids, len(sizes), self.vocab_size)
-        fixed = [
-            pack_fields(sizes - 1, bit_width(self.num_draws)),
-            pack_fields(ids_PK[:, : self.head_k], bit_width(self.vocab_size)),
-            pack_fields(_float16_codes(logprobs[:, : self.head_k]), HEAD_VALUE_BITS),
-        ]
+        counts, logprobs_PK = counts_PK[drawn_PK], np.minimum(logprobs_PK, 0)
         if self.logprob_bits:
-            values = pack_fields(sqrt_codes(logprobs[drawn_PK], self.logprob_bits), self.logprob_bits)
+            values = sqrt_codes(logprobs_PK[drawn_PK], self.logprob_bits)
         else:
-            means_P = (logprobs.astype(np.float64) * counts_PK).sum(axis=1) / self.num_draws
-            values = pack_fields(sqrt_codes(means_P, MEAN_BITS), MEAN_BITS)
-        sets = set_bits(ids, sizes, code, self.vocab_size)
-        return pack_bits([*row_code_bits(code, self.vocab_size), *fixed, values, *sets, *count_bits(counts, sizes)])
+            means_P = (logprobs_PK.astype(np.float64) * counts_PK).sum(axis=1) / self.num_draws
+            values = sqrt_codes(means_P, MEAN_BITS)
+        sections = {
+            "counts": counts,
+            "ids": _gaps(ids_PK[drawn_PK], drawn_PK.sum(axis=1)),
+            "values": values,
+            "head_ids": ids_PK[:, : self.head_k],
+            "head_values": _float16_codes(logprobs_PK[:, : self.head_k]),
+        }
+        planes = [plane for name, width in self._widths.items() for plane in planes_of(sections[name], width)]
+        return LENGTH.pack(len(counts)) + pack_planes(planes)
 
     @override
     def decode_rows(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> TensorDict:
@@ -227,66 +251,86 @@ class SampledColumn(Column):
         Raises:
             CacheError: If a block is not one that :meth:`encode_rows` makes.
         """
-        sections, _ = self._read(blocks, counts)
-        sizes_N = sections["sizes"]
-        num_drawn = int(sizes_N.max()) if len(sizes_N) else 0
-        drawn_NJ = np.arange(num_drawn) < sizes_N[:, None]
-        ids_NJ = np.full(drawn_NJ.shape, NO_ID)
-        ids_NJ[drawn_NJ] = sections["ids"]
-        ids_NJ.sort(axis=1)  # a dictionary class comes before smaller ids; counts and values are in this order
-        ids_NJ[~drawn_NJ] = 0
-        counts_NJ = np.zeros(drawn_NJ.shape, dtype=np.int64)
-        counts_NJ[drawn_NJ] = sections["counts"]
+        sections, num_ids, _ = self._read(blocks, counts)
+        sizes_N = self._set_sizes(sections["counts"], num_ids, counts)
+        ids = _ids_of_gaps(sections["ids"], sizes_N)
+        if max(ids.max(initial=0), sections["head_ids"].max(initial=0)) >= self.vocab_size:
+            raise damaged_block()
+        if sections["values"].max(initial=0) >> self._value_bits:
+            raise damaged_block()
+        drawn_NJ = np.arange(sizes_N.max(initial=0)) < sizes_N[:, None]
+        ids_NJ, counts_NJ = np.zeros(drawn_NJ.shape, dtype=np.int64), np.zeros(drawn_NJ.shape, dtype=np.int64)
         logprobs_NJ = np.zeros(drawn_NJ.shape, dtype=np.float32)
-        if self.logprob_bits:
-            logprobs_NJ[drawn_NJ] = restore_sqrt(sections["values"], self.logprob_bits)
-        else:
-            logprobs_NJ = restore_sqrt(sections["values"], MEAN_BITS)[:, None] * drawn_NJ
-        head_ids_NH = sections["head_ids"].reshape(-1, self.head_k) if self.head_k else ids_NJ[:, :0]
+        ids_NJ[drawn_NJ], counts_NJ[drawn_NJ] = ids, sections["counts"]
+        values = restore_sqrt(sections["values"], self._value_bits)
+        logprobs_NJ[drawn_NJ] = values if self.logprob_bits else np.repeat(values, sizes_N)
+        head_ids_NH = sections["head_ids"].reshape(len(sizes_N), self.head_k)
         head_values_NH = sections["head_values"].astype(np.uint16).view(np.float16).reshape(head_ids_NH.shape)
         return {
-            "ids_NK": _beside(head_ids_NH.astype(np.int64), ids_NJ.astype(np.int64)),
-            "counts_NK": _beside(np.zeros_like(head_ids_NH, dtype=np.int64), counts_NJ),
+            "ids_NK": _beside(head_ids_NH, ids_NJ),
+            "counts_NK": _beside(np.zeros_like(head_ids_NH), counts_NJ),
             "logprobs_NK": _beside(head_values_NH.astype(np.float32), logprobs_NJ),
         }
 
     @override
     def count_parts(self, blocks: Iterable[np.ndarray], counts: np.ndarray) -> dict[str, int]:
-        """See :class:`Column`; the bits that fill up the last bytes are counted to the ids."""
-        blocks = list(blocks)
-        _, bits = self._read(blocks, counts)
-        parts = {"counts": (bits["sizes"] + bits["counts"]) // 8, "values": (bits["values"] + bits["head_values"]) // 8}
-        return {"ids": sum(len(block) for block in blocks) - sum(parts.values()), **parts}
+        _, _, num_bytes = self._read(list(blocks), counts)
+        return {
+            "ids": num_bytes["ids"] + num_bytes["head_ids"] + LENGTH.size * int((counts > 0).sum()),
+            "counts": num_bytes["counts"],
+            "values": num_bytes["values"] + num_bytes["head_values"],
+        }
 
-    def _read(self, blocks: Sequence[np.ndarray], counts: np.ndarray) -> tuple[Sections, dict[str, int]]:
-        """Read every section of some blocks, and how many bits each takes."""
-        reader = BitReader(blocks)
-        num_sets = counts.astype(np.int64)
-        codes = read_row_codes(reader, num_sets, self.vocab_size)
-        sections: Sections = {}
-        bits: dict[str, int] = {}
-        before = int(reader.cursors.sum())
+    def _read(
+        self, blocks: Sequence[np.ndarray], counts: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, int]]:
+        """Read some blocks: their sections laid end to end, drawn ids per block, stored bytes per section."""
+        widths = self._widths
+        planes: dict[str, list[list[bytes]]] = {name: [[] for _ in range(width)] for name, width in widths.items()}
+        num_bytes = dict.fromkeys(widths, 0)
+        num_ids = np.zeros(len(blocks), dtype=np.int64)
+        for number, (block, num_positions) in enumerate(zip(blocks, counts.tolist(), strict=True)):
+            reader = PlaneReader(block.tobytes())
+            if num_positions:
+                (num_ids[number],) = LENGTH.unpack(reader.take(LENGTH.size))
+                if not num_positions <= num_ids[number] <= num_positions * self._most_ids:
+                    raise damaged_block()
+                for name, size in self._sizes(num_positions, int(num_ids[number])).items():
+                    before = reader.cursor
+                    for own in planes[name]:
+                        own.append(reader.plane(size))
+                    num_bytes[name] += reader.cursor - before
+            reader.finish()
+        return {name: join_planes([b"".join(own) for own in planes[name]]) for name in widths}, num_ids, num_bytes
 
-        def note(name: str, values: np.ndarray) -> np.ndarray:
-            nonlocal before
-            sections[name] = values
-            bits[name], before = int(reader.cursors.sum()) - before, int(reader.cursors.sum())
-            return values
-
-        sizes = note("sizes", reader.read(num_sets, bit_width(self.num_draws)) + 1)
-        head_ids = note("head_ids", reader.read(num_sets * self.head_k, bit_width(self.vocab_size)))
-        if (sizes > self.num_draws).any() or (head_ids >= self.vocab_size).any():
+    def _set_sizes(self, drawn: np.ndarray, num_ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Find how many distinct ids each position drew: its counts are those that sum to ``num_draws``."""
+        totals = np.cumsum(drawn)
+        stops_N = np.flatnonzero(totals % self.num_draws == 0) + 1
+        num_positions = int(counts.sum())
+        if drawn.min(initial=1) < 1 or len(stops_N) != num_positions:
             raise damaged_block()
-        note("head_values", reader.read(num_sets * self.head_k, HEAD_VALUE_BITS))
-        per_block = np.diff(np.concatenate([[0], np.cumsum(sizes)])[np.concatenate([[0], np.cumsum(num_sets)])])
-        if self.logprob_bits:
-            note("values", reader.read(per_block, self.logprob_bits))
-        else:
-            note("values", reader.read(num_sets, MEAN_BITS))
-        note("ids", read_sets(reader, sizes, num_sets, codes, self.vocab_size))
-        note("counts", read_counts(reader, sizes, num_sets, self.num_draws))
-        reader.finish()
-        return sections, bits
+        # as many multiples of the draws as positions, none twice: all are there if the last one is
+        if num_positions and (stops_N[-1] != len(drawn) or totals[-1] != num_positions * self.num_draws):
+            raise damaged_block()
+        before = np.concatenate([[0], stops_N])
+        if not np.array_equal(before[np.cumsum(counts)], np.cumsum(num_ids)):
+            raise damaged_block()
+        return np.diff(before)
+
+
+def _gaps(ids: np.ndarray, sizes_N: np.ndarray) -> np.ndarray:
+    """Give how many ids each one leaves out after the one before it in its set; sets are ascending, end to end."""
+    before = np.concatenate([[-1], ids[:-1]])
+    before[np.cumsum(sizes_N) - sizes_N] = -1
+    return ids - before - 1
+
+
+def _ids_of_gaps(gaps: np.ndarray, sizes_N: np.ndarray) -> np.ndarray:
+    """Undo :func:`_gaps`: ids ascend within their set whatever the gaps are."""
+    sums = np.cumsum(gaps + 1)
+    before = np.concatenate([[0], sums])[np.cumsum(sizes_N) - sizes_N]
+    return sums - np.repeat(before, sizes_N) - 1
 
 
 def _float16_codes(logprobs: np.ndarray) -> np.ndarray:
@@ -306,6 +350,3 @@ def _float16_codes(logprobs: np.ndarray) -> np.ndarray:
 
 def _beside(left: np.ndarray, right: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([left, right], axis=1) if left.shape[1] else np.ascontiguousarray(right))
-
-
-assert MAX_LOGPROB_BITS <= MAX_WIDTH

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from tutelage.cache.bits import bit_width, pack_records, unpack_records
 from tutelage.cache.column import (
     Column,
     TensorDict,
@@ -21,16 +20,17 @@ from tutelage.cache.column import (
     to_arrays,
 )
 from tutelage.cache.fixed import DTYPES, FixedColumn, from_bytes, to_bytes
-from tutelage.cache.quantise import LevelCodes, level_codes, restore_levels
-from tutelage.errors import CacheError, CapabilityError, NumericsError
+from tutelage.cache.planes import LAYOUT, byte_width, damaged_block, join_bytes, split_bytes
+from tutelage.cache.quantise import TOP_LEVEL, LevelCodes, level_codes, restore_levels
+from tutelage.errors import CapabilityError, NumericsError
 
 POSITIVE_TOLERANCE = 1e-6  # a float32 log-softmax may end a rounding above 0; it is stored as 0
 MASS_TOLERANCE = 1e-4  # float32 rounding summed over many kept entries
 FP16_RELATIVE_BOUND = 2.0**-11  # half a unit in the last place of a normal float16
 FP16_ABSOLUTE_BOUND = 2.0**-25  # half of the smallest subnormal
-CODE_BITS = {"q8": 8, "q6": 6, "q5": 5, "q4": 4}  # packed layouts: bits of a log-probability
-LEVEL_BYTES = 4  # of a packed position: spread and mass as float16
-TOPK_DTYPES = ("fp32", "fp16", *CODE_BITS)  # the most exact first
+LEVEL_BYTES = 4  # of a compressed position: spread and mass as float16
+COMPRESSED = "q8"
+TOPK_DTYPES = ("fp32", "fp16", COMPRESSED)  # the most exact first
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,9 @@ class TopKColumn(FixedColumn):
         k: Kept entries.
         temperatures: Those at which the signal can be read; sorted floats. T = 1 always can.
         vocab_size: U, the width of the teacher's output head.
-        dtype: Of the log-probabilities: ``fp32`` exact, ``fp16`` within ``2**-11`` of their size. ``q8``, ``q6``,
-            ``q5`` and ``q4`` keep the mass of the tail and put the kept log-probabilities into 2**bits equal steps
-            between the largest and the smallest, within about one step (:func:`.quantise.level_codes`); ids then
-            take ``ceil(log2 vocab_size)`` bits.
+        dtype: Of the log-probabilities: ``fp32`` exact, ``fp16`` within ``2**-11`` of their size. ``q8`` keeps
+            the mass of the tail and puts the kept log-probabilities on 256 equally spaced levels between the largest
+            and the smallest, within about one step (:func:`.quantise.level_codes`); its rows are compressed.
     """
 
     k: int
@@ -80,7 +79,8 @@ class TopKColumn(FixedColumn):
     @override
     def name(self) -> str:
         marks = "_".join(str(temperature).removesuffix(".0") for temperature in self.temperatures)
-        return f"topk-k{self.k}-v{self.vocab_size}-t{marks}-{self.dtype}"
+        layout = "-z" if self.dtype == COMPRESSED else ""
+        return f"topk-k{self.k}-v{self.vocab_size}-t{marks}-{self.dtype}{layout}"
 
     @property
     def id_dtype(self) -> torch.dtype:
@@ -90,12 +90,23 @@ class TopKColumn(FixedColumn):
     @property
     @override
     def parts(self) -> dict[str, int]:
-        if self.dtype in CODE_BITS:
-            ids = -(-self.k * bit_width(self.vocab_size) // 8)
-            values = -(-self.k * CODE_BITS[self.dtype] // 8) + LEVEL_BYTES
+        if self.dtype == COMPRESSED:
+            ids, values = self.k * byte_width(self.vocab_size), self.k + LEVEL_BYTES
         else:
             ids, values = self.k * self.id_dtype.itemsize, self.k * DTYPES[self.dtype].itemsize
         return {"ids": ids, "values": values, "log_z": 4 * len(self.stored_temperatures)}
+
+    @property
+    @override
+    def planes(self) -> dict[str, list[int]]:
+        """See :class:`FixedColumn`: of ``q8`` one per byte of an id, then steps, spread and mass, ``log_z``."""
+        if self.dtype != COMPRESSED:
+            return {}
+        return {
+            "ids": [self.k] * byte_width(self.vocab_size),
+            "values": [self.k, LEVEL_BYTES],
+            "log_z": [self.parts["log_z"]],
+        }
 
     @property
     @override
@@ -106,6 +117,7 @@ class TopKColumn(FixedColumn):
             "temperatures": list(self.temperatures),
             "vocab_size": self.vocab_size,
             "dtype": self.dtype,
+            **({"layout": LAYOUT} if self.dtype == COMPRESSED else {}),
         }
 
     @override
@@ -160,49 +172,56 @@ class TopKColumn(FixedColumn):
             NumericsError: If a log-probability does not survive ``dtype`` within its bound.
         """
         logprobs_NK = tensors["logprobs_NK"].detach().cpu().clamp(max=0)
-        log_z = to_bytes(tensors["log_z_NT"], torch.float32)
-        if self.dtype in CODE_BITS:
-            bits = CODE_BITS[self.dtype]
-            coded = level_codes(logprobs_NK.numpy(), bits)
-            ids = pack_records(tensors["ids_NK"].detach().cpu().numpy(), bit_width(self.vocab_size))
-            levels = np.stack([coded.spread_N, coded.mass_N], axis=1).view(np.uint8)
-            return np.concatenate([ids, pack_records(coded.codes_NK, bits), levels, log_z], axis=1)
+        if self.dtype == COMPRESSED:
+            return self._encode_levels(tensors["ids_NK"], logprobs_NK, tensors["log_z_NT"])
         stored_NK = logprobs_NK.to(DTYPES[self.dtype])
         if self.dtype == "fp16":
             require_fp16_bound(logprobs_NK, stored_NK)
-        values = to_bytes(stored_NK, stored_NK.dtype)
+        values, log_z = to_bytes(stored_NK, stored_NK.dtype), to_bytes(tensors["log_z_NT"], torch.float32)
         return np.concatenate([to_bytes(tensors["ids_NK"], self.id_dtype), values, log_z], axis=1)
+
+    def _encode_levels(self, ids_NK: Tensor, logprobs_NK: Tensor, log_z_NT: Tensor) -> np.ndarray:
+        coded = level_codes(logprobs_NK.numpy())
+        steps_NK = np.diff(coded.codes_NK, axis=1, prepend=0)  # small numbers, which take half the bytes of the codes
+        ids = split_bytes(ids_NK.detach().cpu().numpy(), byte_width(self.vocab_size))
+        levels = np.stack([coded.spread_N, coded.mass_N], axis=1).view(np.uint8)
+        log_z = to_bytes(log_z_NT, torch.float32)
+        return np.concatenate([ids, steps_NK.astype(np.uint8), levels, log_z], axis=1)
 
     @override
     def decode(self, records: np.ndarray) -> TensorDict:
+        """See :class:`FixedColumn`.
+
+        Raises:
+            CacheError: If a compressed record is not one that :meth:`encode` makes.
+        """
+        if self.dtype == COMPRESSED:
+            return self._decode_levels(records)
         ids_end = self.parts["ids"]
         values_end = ids_end + self.parts["values"]
+        # numpy widens unsigned integers several times faster than torch
+        stored_NK = np.ascontiguousarray(records[:, :ids_end]).view(f"<u{self.id_dtype.itemsize}")
         return {
-            "ids_NK": self._decode_ids(records[:, :ids_end]),
-            "logprobs_NK": self._decode_values(records[:, ids_end:values_end]),
+            "ids_NK": torch.from_numpy(stored_NK.astype(np.int64)),
+            "logprobs_NK": from_bytes(records[:, ids_end:values_end], DTYPES[self.dtype]).float(),
             "log_z_NT": from_bytes(records[:, values_end:], torch.float32),
         }
 
-    def _decode_ids(self, records: np.ndarray) -> Tensor:
-        if self.dtype in CODE_BITS:
-            ids_NK = unpack_records(records, self.k, bit_width(self.vocab_size))
-            if ids_NK.size and int(ids_NK.max()) >= self.vocab_size:
-                raise CacheError(
-                    f"The cache column {self.name} holds the id {int(ids_NK.max())}, beyond its vocabulary: its bytes "
-                    "were changed. Delete the shard and run the teach stage again."
-                )
-            return torch.from_numpy(ids_NK)
-        # numpy widens unsigned integers several times faster than torch
-        stored = np.ascontiguousarray(records).view(f"<u{self.id_dtype.itemsize}")
-        return torch.from_numpy(stored.astype(np.int64))
-
-    def _decode_values(self, records: np.ndarray) -> Tensor:
-        if self.dtype in CODE_BITS:
-            bits = CODE_BITS[self.dtype]
-            spread_N2 = np.ascontiguousarray(records[:, -LEVEL_BYTES:]).view("<f2")
-            codes_NK = unpack_records(records[:, :-LEVEL_BYTES], self.k, bits)
-            return torch.from_numpy(restore_levels(LevelCodes(codes_NK, spread_N2[:, 0], spread_N2[:, 1]), bits))
-        return from_bytes(records, DTYPES[self.dtype]).float()
+    def _decode_levels(self, records: np.ndarray) -> TensorDict:
+        id_width = byte_width(self.vocab_size)
+        ends = np.cumsum([id_width * self.k, self.k, LEVEL_BYTES])
+        ids, steps, levels, log_z = np.split(records, ends, axis=1)
+        ids_NK = join_bytes(ids, id_width).astype(np.int64)
+        codes_NK = np.cumsum(steps, axis=1, dtype=np.int64)
+        if ids_NK.max(initial=0) >= self.vocab_size or codes_NK.max(initial=0) > TOP_LEVEL:
+            raise damaged_block()
+        levels_N2 = np.ascontiguousarray(levels).view("<f2")
+        logprobs_NK = restore_levels(LevelCodes(codes_NK, levels_N2[:, 0], levels_N2[:, 1]))
+        return {
+            "ids_NK": torch.from_numpy(ids_NK),
+            "logprobs_NK": torch.from_numpy(logprobs_NK),
+            "log_z_NT": from_bytes(log_z, torch.float32),
+        }
 
     @override
     def serves(self, wanted: Column) -> bool:

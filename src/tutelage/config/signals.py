@@ -3,9 +3,10 @@
 In: plain values of a recipe. Out: one record per signal.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
 
 from tutelage.config.base import Count, Flag, Natural, NonEmpty, Positive, Section, refuse
 from tutelage.config.models import Precision, short_precision
@@ -14,7 +15,20 @@ SubsetRatio = Annotated[float, Strict(), Field(gt=0, le=1)]
 StatePrecision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16", "int8", "sq8", "fp8"], BeforeValidator(short_precision)
 ]
-TopKPrecision = Annotated[Literal["fp32", "fp16", "q8", "q6", "q5", "q4"], BeforeValidator(short_precision)]
+
+
+def topk_precision(value: Any) -> Any:
+    """Accept long names of number formats; name the one that replaces those of earlier versions."""
+    if value in ("q6", "q5", "q4"):
+        raise PydanticCustomError(
+            "topk_dtype",
+            "{value} is not stored any more; write q8, which is more exact in fewer bytes",
+            {"value": value},
+        )
+    return short_precision(value)
+
+
+TopKPrecision = Annotated[Literal["fp32", "fp16", "q8"], BeforeValidator(topk_precision)]
 LAYERS_HELP = "0 is the embeddings' output, n that of the n-th decoder layer before the final norm."
 
 
@@ -37,7 +51,7 @@ class TopKSignal(Section):
     )
     dtype: TopKPrecision = Field(
         default="fp32",
-        description="Number format of the log-probabilities; q8 to q4: 8 to 4 bits each; the tail keeps its mass.",
+        description="Number format of the log-probabilities; q8: 8 bits each, compressed; the tail keeps its mass.",
     )
 
 

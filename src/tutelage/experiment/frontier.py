@@ -38,7 +38,7 @@ from tutelage.types import Batch, OutputHead, StudentRow
 
 TOP_KS = (8, 16, 50, 128)  # about evenly apart on the figure's logarithmic axis; each costs two backward passes
 DRAWS = (12, 25, 50)
-TOPK_LAYOUTS = {"raw": "fp16", "packed": "q8"}  # float16 beside 16- or 32-bit ids; bit-packed ids beside 8-bit steps
+TOPK_LAYOUTS = {"raw": "fp16", "packed": "q8"}  # float16 beside 16- or 32-bit ids; compressed bytes of ids and steps
 MAX_TOKENS = 4096  # of all rows: their activations are alive together
 BATCH_TOKENS = 1024  # of one forward pass
 

@@ -199,7 +199,10 @@ class Graph:
             except IntegrityError:
                 if not self._mend_cache(node):
                     raise
-                node.make(target)
+                renewed = node.target()  # what was taught again may be stored in other bytes: then the key is another
+                assert renewed is not None, "all inputs are finished"
+                if node.manifest() is None:
+                    node.make(renewed)
 
     def _check_needs(self, node: Node, *, alone: bool) -> None:
         for need in node.needs:
@@ -228,7 +231,9 @@ class Graph:
             self._retaught.add(each)
             if deleted := each.mend():
                 names = ", ".join(str(path) for path in deleted)
-                self.context.show(f"damaged parts of the teacher cache are made again: {names}")
+                self.context.show(
+                    f"parts of the teacher cache that are damaged, or of an earlier layout, are made again: {names}"
+                )
                 each.forget()
                 mended = True
                 if each is not node:
