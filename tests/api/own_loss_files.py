@@ -1,21 +1,11 @@
 """A recipe with a loss of the user's own, and the file that registers it."""
 
+from pathlib import Path
+
 from tiny_experiment import RECIPE, write_experiment
 
 PLUGIN = "my_loss.py"
-OWN_LOSS = '''\
-import torch
-
-import tutelage
-
-
-@tutelage.register_loss("hellinger")
-def hellinger(student_logits, teacher_logits, *, temperature: float, power: float = 2.0):
-    """T^2 times the summed difference of square roots of probabilities, to a power."""
-    q, p = (torch.softmax(logits.float() / temperature, -1) for logits in (student_logits, teacher_logits))
-    total = temperature**2 * (q.sqrt() - p.sqrt()).abs().clamp(min=1e-12).pow(power).sum()
-    return tutelage.LossSum(total, len(student_logits))
-'''
+OWN_LOSS = (Path(__file__).parents[2] / "examples" / "own_loss" / PLUGIN).read_text(encoding="utf-8")
 SMALL = (
     RECIPE.replace("name: tiny", f"name: tiny\nplugins: [{PLUGIN}]")
     .replace("report: [1, 2]", "report: [1]")
