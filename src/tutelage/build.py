@@ -263,10 +263,10 @@ def load_student(
     """Load a student as it is before training: layers left out, adapters attached.
 
     A fully trained student keeps float32 parameters; under LoRA the frozen base is in ``dtype``. With
-    ``resize_embeddings`` it knows at least ``num_ids`` ids.
+    ``resize_embeddings`` it knows all of the ``num_ids`` ids that rows may use.
     """
     is_lora = isinstance(section.adapter, LoraAdapter)
-    model = load_model(source, dtype=dtype if is_lora else torch.float32, device=device)
+    model = load_model(source, dtype=dtype if is_lora else torch.float32, device=device, num_ids=num_ids)
     if section.resize_embeddings:
         grow_embeddings(model, num_ids)
     if layers is not None:

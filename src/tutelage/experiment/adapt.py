@@ -88,7 +88,7 @@ def _make(context: Context, target: Target) -> None:
     device, dtype = teacher_compute(context.recipe.teacher)
     source = teacher_source(context.recipe, context.base_folder)
     writer = row_writer(context, source)
-    model = load_model(source, dtype=dtype, device=device)
+    model = load_model(source, dtype=dtype, device=device, num_ids=writer.num_ids)
     tasks = [open_task(context, task, writer, model) for task in section.tasks]
     rows = [row for data in tasks for row in data.rows(data.prepared.splits["adapt"], what="adapt", for_training=True)]
     context.show(f"adapt {source.name}: {section.max_steps} steps on {len(rows):,} rows of their own")

@@ -21,6 +21,7 @@ from tutelage.experiment.predict import answer_prompts, prompt_ids, stops_of
 from tutelage.experiment.students import FinishedStudent, read_record, reader_alone
 from tutelage.models.chat import Stops, find_stops
 from tutelage.models.load import load_model
+from tutelage.models.resize import num_token_ids
 from tutelage.models.source import resolve_model
 from tutelage.store import check_inputs
 from tutelage.store.manifest import require_manifest
@@ -107,7 +108,8 @@ def open_teacher(folder: Path, student: FinishedStudent) -> FinishedStudent:
         source = resolve_model(str(path.resolve()), base_folder=Path())
     else:
         source = model_source(recipe.teacher, Path())
-    model = load_model(source, dtype=dtype, device=device)
+    num_ids = num_token_ids(student.data.tokenizer)
+    model = load_model(source, dtype=dtype, device=device, read_only=True, num_ids=num_ids)
     data = replace(
         student.data, reader=reader_alone(model)
     )  # it reads what the student's tokenizer writes, as it taught

@@ -68,10 +68,10 @@ def _make(context: Context, student_name: str, target: Target, task_name: str) -
     assert section.shrink is not None
     source = student_source(context, student_name)
     device, dtype = student_compute(context.recipe, section)
-    model = load_model(source, dtype=dtype, device=device)
+    writer = row_writer(context)
+    model = load_model(source, dtype=dtype, device=device, num_ids=writer.num_ids)
     influence = None
     if section.shrink.by == "influence":
-        writer = row_writer(context)
         if section.resize_embeddings:
             grow_embeddings(model, writer.num_ids)
         data = open_task(context, task_name, writer, model, student=student_name)

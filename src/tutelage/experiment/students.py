@@ -24,6 +24,7 @@ from tutelage.experiment.listing import show_run
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_data import TaskData
 from tutelage.models.load import end_of_turn_id, load_config, load_model, load_tokenizer
+from tutelage.models.resize import num_token_ids
 from tutelage.models.source import resolve_model
 from tutelage.store import verify_artifact
 
@@ -88,7 +89,8 @@ def open_student(folder: Path) -> FinishedStudent:
     device, dtype = student_compute(recipe, student)
     source = resolve_model(str((folder / CHECKPOINT).resolve()), base_folder=Path())
     weights_dtype = load_config(source).dtype or torch.float32
-    model, tokenizer = load_model(source, dtype=weights_dtype, device=device), load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=weights_dtype, device=device, num_ids=num_token_ids(tokenizer))
     loaded = LoadedRecipe(recipe, {}, folder / "recipe.yaml", [], "")
     context = Context(loaded, Folders(folder.parent.parent, folder.parent.name), show=_nothing, command="")
     end = record.get("end_of_turn_id")

@@ -154,7 +154,7 @@ def _make(context: Context, task_name: str, target: Target) -> None:
     source = taught_source(context)
     device, dtype = teacher_compute(context.recipe.teacher)
     writer = row_writer(context)
-    model = load_model(source, dtype=dtype, device=device, read_only=True)
+    model = load_model(source, dtype=dtype, device=device, read_only=True, num_ids=writer.num_ids)
     data = open_task(context, task_name, writer, model)
     show_checklist(context, source.name, model, writer.tokenizer)
     lesson = Lesson(source, model, data, splits_to_teach(data.prepared.splits), device, dtype)
@@ -259,13 +259,17 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
     from tutelage.data import teacher_row
     from tutelage.experiment.sequences import sequence_facts
     from tutelage.models.device import describe_device, identity_of
+    from tutelage.models.export import count_parameters
     from tutelage.models.fingerprint import source_fingerprint
+    from tutelage.models.padding import padding_of
     from tutelage.teacher import teach
     from tutelage.train.signals import stop_signals
 
     source, compute = lesson.source, describe_device(lesson.device, lesson.dtype)
     columns = signal_columns(lesson.model, context.recipe.signals, class_token_ids=lesson.class_ids)
-    fingerprint = source_fingerprint(source, dtype=lesson.dtype, extra=identity_of(compute))
+    padding = padding_of(lesson.model)
+    read = {} if padding is None else {"num_ids": padding.num_ids}  # of a padded vocabulary; the head is kept so wide
+    fingerprint = source_fingerprint(source, dtype=lesson.dtype, extra=identity_of(compute) | read)
     with stop_signals() as stop:
         report = teach(
             lesson.model,
@@ -288,7 +292,7 @@ def _teach(context: Context, lesson: Lesson, rows: Mapping[str, Sequence[Any]]) 
         "fingerprint": fingerprint,
         "teacher": source.name,
         "licence": context.recipe.teacher.licence or source.licence,
-        "parameters": sum(parameter.numel() for parameter in lesson.model.parameters()),
+        "parameters": count_parameters(lesson.model),
         "columns": [column.spec for column in columns],
         "digests": report.digests,
         "num_rows": report.num_rows,

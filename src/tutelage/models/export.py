@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tutelage.errors import DiskError, IntegrityError, ModelError
 from tutelage.models.finite import require_finite
 from tutelage.models.load import load_model, quiet, say_ties
+from tutelage.models.padding import padding_of, whole_vocabulary
 from tutelage.models.source import ModelSource
 from tutelage.store import make_folder, write_json
 
@@ -50,6 +51,11 @@ def save_student(
     require_finite(model, "the finished model")
     say_ties(model)
     make_folder(folder)
+    with whole_vocabulary(model):
+        return _save(model, tokenizer, folder, end_of_turn_id)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, end_of_turn_id: int | None) -> Path:
     try:
         with quiet():
             model.save_pretrained(folder)
@@ -124,8 +130,10 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def count_parameters(model: nn.Module, *, trainable_only: bool = False) -> int:
-    """Count parameters; tied ones once."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+    """Count parameters as they are saved, the vocabulary's padding included; tied ones once."""
+    found = sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+    padding = padding_of(model)
+    return found if padding is None or trainable_only else found + padding.num_parameters
 
 
 def _clear_private(path: Path) -> None:

@@ -33,6 +33,7 @@ from tutelage.models.causal import causal_part, inner_names, left_on_disk
 from tutelage.models.finite import require_finite
 from tutelage.models.folder import check_weight_files, one_line, refuse_pointers, stored_names
 from tutelage.models.hub import is_reachable, why_not
+from tutelage.models.padding import cut_padding
 from tutelage.models.quantised import quantisation_of, refuse_training, require_kernels
 from tutelage.models.resize import grow_embeddings, num_token_ids
 from tutelage.models.rope import choose_rope_by_row
@@ -114,7 +115,12 @@ def _end_token_of_config(tokenizer: PreTrainedTokenizerBase, source: ModelSource
 
 
 def load_model(
-    source: ModelSource, *, dtype: torch.dtype, device: torch.device, read_only: bool = False
+    source: ModelSource,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    read_only: bool = False,
+    num_ids: int | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model in ``dtype``, in evaluation mode.
 
@@ -127,6 +133,8 @@ def load_model(
         dtype: Of its weights; quantised ones stay as they are where their kernels run, and compute in it.
         device: Where it goes.
         read_only: It will not be trained, so quantised weights are welcome.
+        num_ids: How many token ids its rows may use; what its vocabulary holds beyond is padding and cut off. None:
+            nothing is cut.
 
     Raises:
         ModelError: If it cannot be read, a weight is missing from the files, or it is quantised and may not be.
@@ -150,6 +158,8 @@ def load_model(
         grow_embeddings(model, num_token_ids(load_tokenizer(source)))
     mend_autocast(model)
     require_finite(model, source.name)
+    if num_ids is not None:
+        cut_padding(model, num_ids)
     choose_rope_by_row(model)
     model.config.name_or_path = ""  # a path of this machine has no place in what we save
     return model.eval()

@@ -8,9 +8,10 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tutelage.config import grid_points, signals_read, with_point
 from tutelage.errors import TutelageError
 from tutelage.experiment.checks.data import rows_to_try
-from tutelage.experiment.checks.findings import Finding, Key, Note, guarded, refusals
+from tutelage.experiment.checks.findings import Finding, Key, Note, Refusal, guarded, refusals
 from tutelage.experiment.checks.look import Look
 from tutelage.experiment.writer import RowWriter, reader_of
 
@@ -26,10 +27,32 @@ def tokenizers_agree(look: Look) -> Iterator[Finding]:
     if writer is None:
         return
     others = [name for name, section in look.recipe.students.items() if section.model is not None]
+    logits = {}
     for student in (None, *others):
         reader = yield from _reader(look, writer, student)
         if reader is not None:
             yield from _rows(look, writer, reader)
+            logits[student] = min(reader.num_ids, writer.num_ids)
+    yield from _draws(look, logits)
+
+
+def _draws(look: Look, logits: Mapping[str | None, int]) -> Iterator[Finding]:
+    """Refuse draws of a teacher for a student without a logit for each of its tokens: padding plays no part in it."""
+    readers = [name for name, method in look.recipe.methods.items() if _reads_draws(method)]
+    short = [student for student, number in logits.items() if number != logits.get(None, number)]
+    for student in short if readers else ():
+        few = "the teacher" if logits[None] < logits[student] else f"student {student}"
+        yield Refusal(
+            ("methods", readers[0]),
+            f"reads `sampled`, which needs one number of tokens in teacher and student; found {logits[None]:,} in the "
+            f"teacher and {logits[student]:,} in student {student}. Set `resize_embeddings: true` for {few}, or read "
+            "final_hidden or topk.",
+        )
+
+
+def _reads_draws(method: Any) -> bool:
+    points = [with_point(method, point) for point in grid_points(method)]
+    return any("sampled" in signals_read(each).values() for each in points)
 
 
 def _reader(look: Look, writer: RowWriter, student: str | None) -> "Generator[Finding, None, Reader | None]":
