@@ -82,6 +82,26 @@ def test_the_same_call_again_gives_the_finished_weights(rows, teacher, tmp_path)
         tutelage.train_rows(tiny_llama(16, 2), rows, tiny_llama(32, 4), tmp_path, **SETTINGS)
 
 
+class Served:
+    """A teacher engine of a user's own: whatever it asks, it answers with the likeliest ids at the batch's targets."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @torch.no_grad()
+    def signal(self, batch):
+        logits = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)
+        found = torch.log_softmax(logits[batch.logit_index_N], -1).topk(VOCAB)
+        return tutelage.topk_record(found.indices, found.values, vocab_size=VOCAB)
+
+
+def test_a_teacher_of_ones_own_is_anything_that_answers_for_a_batch(rows, teacher, tmp_path):
+    settings = SETTINGS | {"temperature": 1.0}
+    own = tutelage.train_rows(tiny_llama(16, 2), rows, Served(teacher), tmp_path / "own", **settings)
+    live = tutelage.train_rows(tiny_llama(16, 2), rows, teacher, tmp_path / "live", **settings)
+    assert own.final_loss_nats == pytest.approx(live.final_loss_nats, rel=1e-4)
+
+
 def test_without_a_teacher_the_rows_alone_are_learned(rows, tmp_path):
     result = tutelage.train_rows(tiny_llama(16, 2), rows, None, tmp_path, **SETTINGS)
     assert result.steps == 6
