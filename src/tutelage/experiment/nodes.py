@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import LoadedRecipe
+from tutelage.errors import TutelageError
 from tutelage.experiment.adapt import adapt_node
 from tutelage.experiment.arm_nodes import Before, StudentRuns, student_runs, teacher_node
+from tutelage.experiment.checks import require_sound
 from tutelage.experiment.graph import Graph, Node
 from tutelage.experiment.identity import Folders
 from tutelage.experiment.origin import Origin, model_identity
@@ -69,13 +71,21 @@ def recipe_graph(context: Context) -> RecipeGraph:
 def open_graph(
     loaded: LoadedRecipe, *, show: Callable[[str], None], command: str = "", control: bool = False
 ) -> RecipeGraph:
-    """Return a recipe's graph with every finished stage found."""
+    """Return a recipe's graph with every finished stage found.
+
+    Raises:
+        RecipeError: If something cannot be read that a stage's key names: everything that the checks find.
+    """
     recipe = loaded.recipe
     folders = Folders(Path(recipe.workspace), recipe.name)
     context = Context(loaded, folders, show, command, control=control or recipe.evaluate.permuted_teacher)
-    graph = recipe_graph(context)
-    for node in graph:
-        node.manifest()
+    try:
+        graph = recipe_graph(context)
+        for node in graph:
+            node.manifest()
+    except TutelageError:  # a model or a file that a key names cannot be read: say that with all else that is wrong
+        require_sound(context)
+        raise
     return graph
 
 
