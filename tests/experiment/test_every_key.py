@@ -43,7 +43,8 @@ CHANGE_OTHERS = {  # keys that change the meaning of others
 ACTS_IN = {
     "Seeds.selection": "searched",
     "Evaluate.generated_rows": "text",
-}  # the recipe where such a key does anything
+    "Evaluate.permuted_teacher": "methods",
+}
 SOME = (
     "Evaluate.fidelity_rows", "Train.weight_decay", "Train.save_steps", "TopKSignal.k",
 )  # fmt: skip
@@ -146,6 +147,7 @@ def not_entered(changed: list[Change]) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_makes_what_was_planned_whatever_key_was_changed(changed):
     for each in changed:
         make_what_was_planned(each)

@@ -14,6 +14,7 @@ from tutelage.config import LoadedRecipe
 from tutelage.errors import ConfigError, DataError
 from tutelage.experiment.audit import append_event, peak_memory_bytes
 from tutelage.experiment.checks import require_sound
+from tutelage.experiment.checks.workspace import nearest_existing
 from tutelage.experiment.closing import closing_lines
 from tutelage.experiment.graph import STAGES, Node
 from tutelage.experiment.nodes import RecipeGraph, open_graph
@@ -69,6 +70,8 @@ def run_recipe(
     if wanted == ("report",):  # reads finished runs and writes only its own folder
         page, table = report(graph, to=report_to)
         return _outcome(graph, page, table, began)
+    if not nearest_existing(root).is_dir():  # no lock can be taken in a file, so the checks have to say it now
+        require_sound(context)
     with preempted_by_signals(), folder_lock(root):
         sweep_temporaries(root)
         sweep_temporaries(context.folders.workspace / "models")
