@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # One test per core at a time, each on one thread: the models of these tests are too small for more.
-SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .PHONY: setup demo test test-all test-engines check format bench clean
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## distil the embedded model on the embedded reviews and write a report
 	$(BIN)/tutelage demo
 
-test: setup ## the default tests, under 8 minutes
+test: setup ## the default tests, about 8 minutes
 	$(SPREAD) -m "not slow and not real_model and not browser and not engine"
 
 test-all: setup ## the default tests, the slow ones, the real model and the browser, under 30 minutes
