@@ -8,7 +8,7 @@ from tutelage.align.control_tokens import Encoded, control_tokens, encode_texts,
 from tutelage.align.keys import check_key
 from tutelage.align.layers import layer_pairs
 from tutelage.align.positions import logit_indices, row_places, token_index
-from tutelage.align.vocabulary import Reader, VocabularyDifference, check_ids, compare_vocabularies
+from tutelage.align.vocabulary import Reader, VocabularyDifference, check_ids, compare_vocabularies, num_token_ids
 
 __all__ = [
     "Encoded",
@@ -22,6 +22,7 @@ __all__ = [
     "encode_with_offsets",
     "layer_pairs",
     "logit_indices",
+    "num_token_ids",
     "row_places",
     "token_index",
 ]

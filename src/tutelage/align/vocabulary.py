@@ -46,6 +46,11 @@ class VocabularyDifference:
         return dict(sorted({**self.only_first, **{number: names[0] for number, names in self.renamed.items()}}.items()))
 
 
+def num_token_ids(tokenizer: Vocabulary) -> int:
+    """Return how many ids a model needs that knows every token of a tokenizer."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def compare_vocabularies(first: Vocabulary, second: Vocabulary, *, names: tuple[str, str]) -> VocabularyDifference:
     """Compare two tokenizers id by id; added tokens may differ, and either may have more tokens than the other.
 

@@ -58,13 +58,13 @@ class Results(Sequence[ListedRun]):
         return [_flat_record(run) for run in self._runs if not run.damage]
 
     def __str__(self) -> str:
-        return "\n".join("  ".join(str(cell) for cell in _cells(run) if cell) for run in self._runs)
+        return "\n".join("  ".join(str(cell) for cell in run.cells if cell) for run in self._runs)
 
     def __repr__(self) -> str:
         return f"<Results: {len(self)} runs>"
 
     def _repr_html_(self) -> str:
-        return html_table(SHOWN, [_cells(run) for run in self._runs])
+        return html_table(SHOWN, [run.cells for run in self._runs])
 
 
 def results(where: str | os.PathLike[str] = "runs") -> Results:
@@ -87,17 +87,6 @@ def results(where: str | os.PathLike[str] = "runs") -> Results:
     if any(path.glob(f"*/{RUN_FILE}")):  # an experiment's own folder
         return Results([run for run in list_runs(path.parent) if run.experiment == path.name])
     return Results(list_runs(path))
-
-
-def _cells(run: ListedRun) -> tuple[str, ...]:
-    return (
-        run.experiment,
-        run.folder.name,
-        run.record.get("role", "-"),
-        "-" if run.metric is None else f"{run.metric:.4f}",
-        run.damage or f"{run.split} {run.record['primary_metric']}",
-        run.differs,
-    )
 
 
 def _flat_record(run: ListedRun) -> dict[str, Any]:

@@ -103,17 +103,7 @@ def show_runs(workspace: Path, *, as_json: bool) -> None:
     if not found:
         say(f"no finished runs in {workspace}")
         return
-    rows = [
-        (
-            run.experiment,
-            run.folder.name,
-            run.record.get("role", "-"),
-            "-" if run.metric is None else f"{run.metric:.4f}",
-            run.damage or f"{run.split} {run.record['primary_metric']}",
-            run.differs,
-        )
-        for run in found
-    ]
+    rows = [run.cells for run in found]
     table(("experiment", "run", "role", "score", "metric", "settings that differ"), rows)
     if any(run.damage for run in found):
         say("damaged runs are not to be believed; `tutelage run RECIPE` makes them again")

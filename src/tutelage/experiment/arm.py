@@ -15,7 +15,6 @@ from torch import nn
 
 from tutelage.build import load_student, student_compute, train_options
 from tutelage.config import Sequence, selection_metric
-from tutelage.data import read_prepared
 from tutelage.evaluate import FIDELITY_SIGNALS, fidelity
 from tutelage.experiment.checklist import show_checklist
 from tutelage.experiment.matrix import Run, method_of
@@ -24,7 +23,7 @@ from tutelage.experiment.origin import student_source
 from tutelage.experiment.sequence_rows import SequenceRows, sequence_rows
 from tutelage.experiment.shrink import kept_layers
 from tutelage.experiment.stage import Context, Target, stage_artifact
-from tutelage.experiment.task_data import TaskData, open_task
+from tutelage.experiment.task_data import TaskData, open_task, read_task
 from tutelage.experiment.task_kinds import kind_of
 from tutelage.experiment.teach import Taught
 from tutelage.experiment.writer import row_writer
@@ -138,7 +137,7 @@ def score_untouched(context: Context, run: Run, target: Target, taught: Taught) 
 
 def score_teacher(context: Context, run: Run, target: Target, taught: Taught) -> None:
     """Commit the teacher's own scores, read from what it answered in the teach stage."""
-    prepared = read_prepared(context.input("prepare", run.task))
+    prepared = read_task(context, run.task)
     section = context.recipe.tasks[run.task]
     kind, metric = kind_of(section), selection_metric(context.recipe.evaluate.select_by, section)
     splits = ("validation", "test", *(["adapt"] if prepared.splits["adapt"] else []))

@@ -42,6 +42,18 @@ class ListedRun:
         return self.record.get("metrics", {}).get(self.split, {}).get(self.record.get("primary_metric"))
 
     @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of a table of runs: experiment, folder, role, score, what was scored or damaged, what differs."""
+        return (
+            self.experiment,
+            self.folder.name,
+            self.record.get("role", "-"),
+            "-" if self.metric is None else f"{self.metric:.4f}",
+            self.damage or f"{self.split} {self.record['primary_metric']}",
+            self.differs,
+        )
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What a user may call it: its id or its folder's name, with or without the experiment."""
         own = dict.fromkeys((self.run_id, self.folder.name))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tutelage.align import Reader
+from tutelage.align import Reader, num_token_ids
 from tutelage.build import classification_task, reading_task, student_compute, text_task
 from tutelage.config import Classification, LoadedRecipe, Reading, Recipe, make_recipe
 from tutelage.data import PreparedTask
@@ -24,7 +24,6 @@ from tutelage.experiment.listing import show_run
 from tutelage.experiment.stage import Context
 from tutelage.experiment.task_data import TaskData
 from tutelage.models.load import end_of_turn_id, load_config, load_model, load_tokenizer
-from tutelage.models.resize import num_token_ids
 from tutelage.models.source import resolve_model
 from tutelage.store import verify_artifact
 

@@ -163,14 +163,25 @@ def open_task(
     return view_task(context, task_name, writer, reader_of(context, writer, student, num_ids=num_ids))
 
 
+def read_task(context: Context, task_name: str) -> PreparedTask:
+    """Read a prepared task, once per run.
+
+    Raises:
+        IntegrityError: If a file is missing or not what was written.
+    """
+    folder = context.input("prepare", task_name)
+    if folder not in context.prepared:
+        context.prepared[folder] = read_prepared(folder)
+    return context.prepared[folder]
+
+
 def view_task(context: Context, task_name: str, writer: RowWriter, reader: Reader) -> TaskData:
     """Read a prepared task for a model that need not be loaded.
 
     Raises:
         DataError: As :func:`open_task`.
     """
-    folder, section = context.input("prepare", task_name), context.recipe.tasks[task_name]
-    prepared = context.prepared[folder] = context.prepared.get(folder) or read_prepared(folder)
+    prepared, section = read_task(context, task_name), context.recipe.tasks[task_name]
     data = TaskData(context, task_name, prepared, writer.tokenizer, reader, writer.end_of_turn_id, section)
     data.kind.check(data)
     return data

@@ -34,7 +34,9 @@ class RowWriter:
     @property
     def num_ids(self) -> int:
         """Ids that a model needs that knows every token."""
-        return max(self.tokenizer.get_vocab().values()) + 1
+        from tutelage.align import num_token_ids
+
+        return num_token_ids(self.tokenizer)
 
 
 def row_writer(context: Context, teacher: ModelSource | None = None) -> RowWriter:

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from tutelage.align import num_token_ids
 from tutelage.errors import DataError, MemoryExhaustedError, ModelError, TutelageError
 from tutelage.models.allocator import keep_freed_memory
 from tutelage.models.autocast import mend_autocast
@@ -35,7 +36,7 @@ from tutelage.models.folder import check_weight_files, one_line, refuse_pointers
 from tutelage.models.hub import is_reachable, why_not
 from tutelage.models.padding import cut_padding
 from tutelage.models.quantised import quantisation_of, refuse_training, require_kernels
-from tutelage.models.resize import grow_embeddings, num_token_ids
+from tutelage.models.resize import grow_embeddings
 from tutelage.models.rope import choose_rope_by_row
 from tutelage.models.saved_adapter import ADAPTER_CONFIG, merge_saved
 from tutelage.models.source import ModelSource, with_adapter

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from tutelage.align import num_token_ids
 from tutelage.errors import ModelError
 from tutelage.models.batching import writes_in_batches
 from tutelage.models.device import dtype_name
@@ -205,7 +206,7 @@ def _batch(ids_BT: Tensor, position_BT: Tensor, mask_BT: Tensor | None) -> Batch
 def _vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> ProbeResult:
     embedding: Any = plain_model(model).get_input_embeddings()
     read, written = int(embedding.weight.shape[0]), int(find_head(model).weight_VD.shape[0])
-    largest = max(tokenizer.get_vocab().values())
+    largest = num_token_ids(tokenizer) - 1
     detail = f"largest token id {largest}, embeddings for {read}, output head for {written}"
     is_whole = largest < min(read, written)
     beyond = "" if is_whole else ": rows that use a token without one are refused"

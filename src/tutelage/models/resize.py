@@ -35,8 +35,3 @@ def grow_embeddings(model: PreTrainedModel, num_ids: int) -> None:
     with torch.no_grad():
         for tensor in tensors.values():
             tensor[before:] = tensor[:before].float().mean(dim=0).to(tensor.dtype)
-
-
-def num_token_ids(tokenizer: Any) -> int:
-    """Return how many ids a model needs that knows every token of a tokenizer."""
-    return max(tokenizer.get_vocab().values()) + 1

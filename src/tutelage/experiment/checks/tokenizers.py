@@ -97,9 +97,11 @@ def _names(item: Any, pattern: re.Pattern[str]) -> bool:
 
 def _num_ids(look: Look, student: str | None, own: Any, config: Any) -> int:
     """Return how many ids a model has embeddings for once it is loaded."""
+    from tutelage.align import num_token_ids
+
     section = look.recipe.teacher if student is None else look.recipe.students[student]
     found = int(config.get_text_config().vocab_size)
-    return max(found, max(own.get_vocab().values()) + 1) if section.resize_embeddings else found
+    return max(found, num_token_ids(own)) if section.resize_embeddings else found
 
 
 def _differences(
