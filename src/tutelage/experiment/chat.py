@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.align import num_token_ids
 from tutelage.build import model_source, teacher_compute
 from tutelage.data import ClassificationTask, TextTask, Turn
 from tutelage.data.prompts import opening_ids, plain_ids
@@ -21,7 +22,6 @@ from tutelage.experiment.predict import answer_prompts, prompt_ids, stops_of
 from tutelage.experiment.students import FinishedStudent, read_record, reader_alone
 from tutelage.models.chat import Stops, find_stops
 from tutelage.models.load import load_model
-from tutelage.models.resize import num_token_ids
 from tutelage.models.source import resolve_model
 from tutelage.store import check_inputs
 from tutelage.store.manifest import require_manifest
